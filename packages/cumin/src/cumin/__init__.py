@@ -1,0 +1,1 @@
+"""Reproducible dataset builds. Not built yet: nothing lives here so far."""

@@ -1,0 +1,1 @@
+"""Streaming distributed processing: the public names of ghee, re-exported; nothing else lives here."""

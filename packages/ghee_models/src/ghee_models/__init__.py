@@ -1,0 +1,1 @@
+"""Reusable models on ghee. Not built yet: nothing lives here so far."""

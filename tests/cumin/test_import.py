@@ -1,0 +1,7 @@
+"""The package that is tested is the installed one, not a folder of the same name."""
+
+import cumin
+
+
+def test_the_installed_package_is_imported() -> None:
+    assert cumin.__file__ is not None
