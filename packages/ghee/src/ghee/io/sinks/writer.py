@@ -241,7 +241,7 @@ class _Part:
 
     def flush(self) -> None:
         if self._gathered:
-            self._tables.write(pa.concat_tables(self._gathered))
+            self._tables.write(pa.concat_tables(self._gathered).combine_chunks())
         self._gathered.clear()
         self.gathered_rows = self.gathered_bytes = 0
 
