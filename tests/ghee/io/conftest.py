@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,11 @@ hypothesis.settings.load_profile("ghee")
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """After each test: no file left open below the temporary folders, no thread of Python left."""
-    before = set(threading.enumerate())
+    threads, files = set(threading.enumerate()), set(_open_files())
     yield
     gc.collect()
-    assert not [target for target in _open_files() if "pytest-" in target]
-    assert set(threading.enumerate()) <= before
+    assert not [target for target in set(_open_files()) - files if target.startswith(tempfile.gettempdir())]
+    assert set(threading.enumerate()) <= threads
 
 
 def _open_files() -> list[str]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -35,12 +34,14 @@ def write(target: Any, batches: list[Any], ranks: int = 2, **options: Any) -> li
     """As a run does it: prepared in the driver, pickled to the ranks, published at the end."""
     sink = open_sink(target, **options)
     sink.prepare()
-    writers = [pickle.loads(pickle.dumps(sink)).writer(rank) for rank in range(ranks)]
-    for n, batch in enumerate(batches):
-        writers[n % ranks].write(batch)
-    parts = [part for writer in writers for part in writer.close()]
-    sink.publish(parts)
-    sink.abort()  # as a driver's clean-up does; nothing may happen
+    try:
+        writers = [pickle.loads(pickle.dumps(sink)).writer(rank) for rank in range(ranks)]
+        for n, batch in enumerate(batches):
+            writers[n % ranks].write(batch)
+        parts = [part for writer in writers for part in writer.close()]
+        sink.publish(parts)
+    finally:
+        sink.abort()  # as a driver's clean-up does; after a publish nothing may happen
     return parts
 
 
@@ -195,7 +196,7 @@ def test_a_writer_that_aborts_leaves_no_file(tmp_path: Path) -> None:
     writer.write(numbers(1, 2, 3))
     writer.abort()
     writer.abort()
-    assert not [path for path in (tmp_path / "out").rglob("*.parquet")]
+    assert not list((tmp_path / "out").rglob("*.parquet"))
     with pytest.raises(RuntimeError, match="closed"):
         writer.write(numbers(1))
     sink.abort()
@@ -308,72 +309,79 @@ def test_two_runs_at_once_the_second_of_two_fresh_ones_fails_at_its_publish(tmp_
     assert not list((tmp_path / "out").glob("_staging*"))
 
 
-_WRITE = """
+_KILLED = """
 import os, signal, sys
 import numpy as np
 from ghee.io import open_sink
 from ghee.io.sinks import files, staging
 
-target, mode, point = sys.argv[1:]
-sink = open_sink(target, mode=mode, rows_per_file=2)
-sink.prepare()
-writer = sink.writer(0)
-writer.write({"x": np.arange(100, 110)})
-parts = writer.close()
-count = 0
-
 class Dying:
-    # The filesystem, which kills the process at its n-th change of names: before, between and after every rename.
-    def __init__(self, real): self.real = real
+    # The filesystem, which kills the process at its n-th change of names: before, between and after all renames.
+    def __init__(self, real, point):
+        self.real, self.left = real, point
     def __getattr__(self, name):
         call = getattr(self.real, name)
-        if name not in ("move", "delete_file", "delete_dir"): return call
+        if name not in ("move", "delete_file", "delete_dir"):
+            return call
         def counted(*args):
-            global count
-            if count == int(point): os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.left -= 1
             return call(*args)
         return counted
 
-staging.is_local = lambda filesystem: True
-sink._place = files.Place(Dying(sink._place.filesystem), sink._place.path, sink._place.given)
-sink._staging.filesystem = sink._place.filesystem
-sink.publish(parts)
-print("published", count)
+def write(target, mode, values, point=None):
+    sink = open_sink(target, mode=mode, rows_per_file=2 if point is not None else 10)
+    sink.prepare()
+    writer = sink.writer(0)
+    writer.write({"x": np.array(values)})
+    parts = writer.close()
+    if point is not None:
+        staging.is_local = lambda filesystem: True
+        sink._place = files.Place(Dying(sink._place.filesystem, point), sink._place.path, sink._place.given)
+        sink._staging.filesystem = sink._place.filesystem
+    sink.publish(parts)
+
+folder, mode = sys.argv[1:]
+status, point = 1, 0
+while status:
+    child = os.fork()
+    if child == 0:
+        target = f"{folder}/{point}"
+        if mode != "error":
+            write(target, "error", [1, 2, 3])
+        write(target, mode, range(100, 110), point)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    point += 1
+print(point)
 """
 
 
 @pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
 def test_a_driver_killed_at_any_point_of_its_publish_leaves_the_old_or_the_new(tmp_path: Path, mode: str) -> None:
-    seen = set()
-    for point in range(100):
-        target = tmp_path / f"out{point}"
-        old = [] if mode == "error" else [1, 2, 3]
-        if old:
-            write(target, [numbers(*old)])
-        new = list(range(100, 110)) if mode != "append" else [*old, *range(100, 110)]
-        command = [sys.executable, "-c", _WRITE, str(target), mode, str(point)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), mode]
+    points = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    old = [] if mode == "error" else [1, 2, 3]
+    new = list(range(100, 110)) if mode != "append" else [*old, *range(100, 110)]
+    files = {len(old): min(len(old), 1), len(new): 5 + (mode == "append")}
+    seen = []
+    for point in range(points):
+        target = tmp_path / str(point)
         found = ids(target) if old or (target / "_ghee.json").exists() else []
         assert found in (old, new)
-        seen.add(len(found))
+        seen.append(found)
         # The next run clears up; what it finds is the old or the new, and nothing else.
         sink = open_sink(target, mode="append")
         sink.prepare()
         sink.abort()
         assert [name for name in visible(target) if "staging" in name] == []
         assert (ids(target) if found else []) == found
-        assert (
-            len([name for name in visible(target) if name.endswith(".parquet")])
-            == {3: 1, 10: 5, 13: 6, 0: 0}[len(found)]
-        )
-    else:
-        raise AssertionError("never published")
-    assert ids(target) == new
-    assert seen == {len(old), len(new)}
+        assert len([name for name in visible(target) if name.endswith(".parquet")]) == files[len(found)]
+    assert points >= 7  # five files, the manifest, the staging
+    assert seen[0] == old
+    assert seen[-1] == new
 
 
 def test_dead_stagings_are_removed_and_living_ones_are_not(tmp_path: Path) -> None:

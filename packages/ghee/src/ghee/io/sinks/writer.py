@@ -75,7 +75,7 @@ class FileWriter:
     def abort(self) -> None:
         self._closed = True
         for part in self._open.values():
-            part.stream.abandon()
+            part.abandon()
         paths = [part.path for part in self._open.values()] + [part.path for part in self._done]
         self._open.clear()
         self._done.clear()
@@ -251,6 +251,11 @@ class _Part:
         size, digest = self.stream.finish()
         return PartFile(self.path, self.rows, size, digest)
 
+    def abandon(self) -> None:
+        self.stream.abandon()
+        with suppress(OSError, pa.ArrowException):
+            self._tables.close()
+
 
 def _copied(batch: Any) -> tuple[Any, int]:
     """A copy in memory of its own, and its bytes: the caller's arrays may be views of memory that is used again."""
@@ -272,14 +277,16 @@ class _HashingStream(io.RawIOBase):
         self._file: Any = open(path, "xb", buffering=1 << 20) if self._local else filesystem.open_output_stream(path)  # noqa: SIM115
         self._hash = hashlib.sha256()
         self._size = 0
+        self._abandoned = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self._file.write(view)
-        self._hash.update(view)
+        if not self._abandoned:
+            self._file.write(view)
+            self._hash.update(view)
         self._size += view.nbytes
         return view.nbytes
 
@@ -294,5 +301,7 @@ class _HashingStream(io.RawIOBase):
         return self._size, f"sha256:{self._hash.hexdigest()}"
 
     def abandon(self) -> None:
+        """Closes the file; what a format's writer still writes at its own end goes nowhere."""
+        self._abandoned = True
         with suppress(OSError):
             self._file.close()
