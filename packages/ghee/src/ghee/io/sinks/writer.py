@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ghee.errors import BatchError, GheeError, SinkError
+from ghee.io.arrays import from_numpy
 from ghee.io.contract import PartFile
 from ghee.io.listing import HIVE_NULL
 from ghee.io.location import is_local
@@ -183,7 +184,7 @@ class FileWriter:
         order = np.argsort(code, kind="stable")
         edges = np.flatnonzero(np.diff(code[order])) + 1
         for rows in np.split(order, edges) if len(order) else []:
-            yield texts[0][code[rows[0]]], rest.take(pa.array(rows))
+            yield texts[0][code[rows[0]]], rest.take(from_numpy(rows))
 
 
 def _combined(texts: list[list[str]], combinations: Any) -> list[str]:
