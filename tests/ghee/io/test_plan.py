@@ -37,9 +37,7 @@ def _rows(splits: list[Split], layout: list[list[int]]) -> list[tuple[str, int, 
 
 
 def _all(layout: list[list[int]]) -> list[tuple[str, int, int]]:
-    return [
-        (f"f{n}", g, row) for n, groups in enumerate(layout) for g, rows in enumerate(groups) for row in range(rows)
-    ]
+    return [(f"f{n}", g, row) for n, groups in enumerate(layout) for g, rows in enumerate(groups) for row in range(rows)]
 
 
 @given(LAYOUTS, st.integers(1, 700), st.none() | st.integers(1, 3000), st.sampled_from([1, 8, 100_000]))

@@ -60,7 +60,5 @@ def test_reading_stops_after_the_last_row_that_is_taken() -> None:
 
 
 def test_dictionaries_that_differ_are_joined() -> None:
-    batches = [
-        pa.RecordBatch.from_arrays([pa.array([word]).dictionary_encode()], names=["x"]) for word in ("a", "b", "c")
-    ]
+    batches = [pa.RecordBatch.from_arrays([pa.array([word]).dictionary_encode()], names=["x"]) for word in ("a", "b", "c")]
     assert _values(list(rebatch(batches, 2))) == ["a", "b", "c"]
