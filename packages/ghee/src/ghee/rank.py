@@ -40,15 +40,19 @@ def run_rank(
     try:
         blob = manager.join(os.getpid())
         task = task or _load(blob)
-        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline))
+        world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
+        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
         manager.configure(task.settings)
         result = _RUNNERS[task.kind](manager, task, place)
         manager.tell(m.Returned(manager.rank, cloudpickle.dumps(result)))
+        manager.wait_for_stop()
     except CancelledError:
-        return
+        pass
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place)))))
-    manager.wait_for_stop()
+        manager.wait_for_stop()
+    finally:
+        context.leave()
 
 
 def _load(blob: bytes) -> RankTask:

@@ -165,8 +165,10 @@ def home() -> Path:
 
 def _make_folder(run_id: str) -> Path:
     runs = home() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
     folder = runs / run_id
-    (folder / "logs").mkdir(parents=True, mode=0o700)
+    for private in (folder, folder / "logs"):
+        private.mkdir(mode=0o700)
     for old in sorted(path for path in runs.iterdir() if path.is_dir())[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
