@@ -1,13 +1,13 @@
 """PyTorch in a stage: `torch.distributed` from the stage's world in one call, and the stream as a torch dataset.
 
-    import ghee.torch
+import ghee.torch
 
-    def train(batches):
-        ghee.torch.init_process_group()
-        model = DistributedDataParallel(Net())
-        for epoch in batches.epochs():
-            for batch in DataLoader(ghee.torch.dataset(epoch), batch_size=None):
-                ...
+def train(batches):
+    ghee.torch.init_process_group()
+    model = DistributedDataParallel(Net())
+    for epoch in batches.epochs():
+        for batch in DataLoader(ghee.torch.dataset(epoch), batch_size=None):
+            ...
 """
 
 from __future__ import annotations
