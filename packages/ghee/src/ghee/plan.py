@@ -24,7 +24,8 @@ PREFETCH = 8
 class PlannedStage:
     """A stage as it is launched.
 
-    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world.
+    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world; `target`: what
+    the user gave to `write`.
     """
 
     index: int
@@ -42,6 +43,7 @@ class PlannedStage:
     depth: int
     after_loop: bool
     children: int
+    target: Any = None
 
     @property
     def size(self) -> int:
@@ -112,6 +114,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
                 depth=_depth(stage, joined),
                 after_loop=_after_loop(stage),
                 children=len(children_of(working, stages)),
+                target=stage.payload if stage.kind == "write" else None,
             )
         )
     for planned_stage in planned:

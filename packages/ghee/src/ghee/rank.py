@@ -79,14 +79,13 @@ class _Where:
 
 
 class _Function:
-    """The user's function of a map stage, whatever its kind: function, generator function, class."""
+    """The user's function of a map stage, whatever its kind: function, generator function, class, callable object."""
 
     def __init__(self, function: Callable[..., object] | None) -> None:
         self._call: Any = function
-        self._close: Any = None
         if function is not None and _is_class(function):
             self._call = function()
-            self._close = getattr(self._call, "close", None)
+        self._close: Any = None if inspect.isroutine(self._call) else getattr(self._call, "close", None)
 
     def __call__(self, batch: object) -> Iterator[object]:
         """The batches that come of one batch."""

@@ -77,7 +77,7 @@ class Run:
         results = self.results
         parents = {stage.parent for stage in self._plan.stages}
         ends = [stage for stage in self._plan.stages if stage.index not in parents]
-        found = {end.name: results[end.name][0] if end.kind == "loop" else end.payload.target for end in ends}
+        found = {end.name: results[end.name][0] if end.kind == "loop" else end.target for end in ends}
         return found if len(found) > 1 else next(iter(found.values()))
 
     @property
