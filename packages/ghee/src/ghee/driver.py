@@ -165,7 +165,7 @@ class Driver:
         splits = self._splits if stage.kind == "read" else []
         return RankTask(
             stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
-            self.plan.epochs, str(self.folder),
+            self.plan.epochs, str(self.folder), stage.resources.gpus,
         )  # fmt: skip
 
     def _welcome(self, event: m.Joined) -> None:
