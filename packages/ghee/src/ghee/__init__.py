@@ -7,11 +7,12 @@ Example:
     ghee.run(ratings.map(preprocess, replicas=4).loop(train))
 """
 
-from ghee import errors
-from ghee.context import rank, size, stage
+from ghee import context, errors
 from ghee.pipeline import Pipeline, branches, read
 from ghee.run import Run, run
 from ghee.stream import Batches, Epoch
+
+rank, size, stage = context.rank, context.size, context.stage  # after the imports, for `ghee.rank` is a module too
 
 __all__ = [
     "read", "branches", "Pipeline",
