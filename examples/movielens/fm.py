@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 
 class FactorizationMachine(nn.Module):
@@ -27,20 +28,23 @@ class FactorizationMachine(nn.Module):
     def __init__(self, size: int, factors: int, *, bias: float = 0.0) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.tensor(bias))
-        self.weight = nn.Embedding(size, 1)
-        self.factors = nn.Embedding(size, factors)
-        nn.init.zeros_(self.weight.weight)
-        nn.init.normal_(self.factors.weight, std=0.01)
+        # Column 0 holds w, the others v: one look-up for both.
+        self.table = nn.Parameter(torch.cat([torch.zeros(size, 1), 0.01 * torch.randn(size, factors)], dim=1))
 
     def forward(self, index: Tensor, value: Tensor) -> Tensor:
         """The prediction of each row, from `index` (rows x slots, integers) and `value` (rows x slots)."""
-        return self.combine(*self.terms(index, value))
+        return self.combine(*self.sums(index, value))
 
-    def terms(self, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """`w_i x_i` (rows x slots) and `v_i x_i` (rows x slots x factors): also what regularisation looks at."""
-        return self.weight(index).squeeze(-1) * value, self.factors(index) * value.unsqueeze(-1)
+    def sums(self, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """For each row and column of the table, the sum of the terms and the sum of their squares.
 
-    def combine(self, weights: Tensor, factors: Tensor) -> Tensor:
-        """The prediction of each row from its `terms`."""
-        pairs = 0.5 * (factors.sum(1).square() - factors.square().sum(1)).sum(1)
-        return self.bias + weights.sum(1) + pairs
+        The second is also what regularisation looks at.
+        """
+        terms = embedding_bag(index, self.table, per_sample_weights=value, mode="sum")
+        squares = embedding_bag(index, self.table.square(), per_sample_weights=value.square(), mode="sum")
+        return terms, squares
+
+    def combine(self, terms: Tensor, squares: Tensor) -> Tensor:
+        """The prediction of each row from its `sums`."""
+        pairs = 0.5 * (terms[:, 1:].square() - squares[:, 1:]).sum(1)
+        return self.bias + terms[:, 0] + pairs

@@ -50,12 +50,12 @@ class Training:
     def step(self, batch: Batch) -> float:
         """One step on one batch; the batch's mean squared error before it."""
         index, value, rating = (torch.as_tensor(batch[name]) for name in ("index", "value", "rating"))
-        weights, factors = self.model.terms(index, value)
-        error = (self.model.combine(weights, factors) - rating).square().mean()
+        terms, squares = self.model.sums(index, value)
+        error = (self.model.combine(terms, squares) - rating).square().mean()
         # The penalty falls on the parameters that the batch uses, as in stochastic gradient descent for FMs
         # (Rendle, "Factorization Machines with libFM", ACM TIST 2012, section 4.1): rare features shrink no more
         # often than they are seen.
-        penalty = L2_WEIGHTS * weights.square().sum(1) + L2_FACTORS * factors.square().sum((1, 2))
+        penalty = L2_WEIGHTS * squares[:, 0] + L2_FACTORS * squares[:, 1:].sum(1)
         self._optimizer.zero_grad(set_to_none=True)
         (error + penalty.mean()).backward()
         self._optimizer.step()
