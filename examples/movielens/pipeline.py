@@ -1,7 +1,12 @@
 """The demo's job on ghee: train a Factorization Machine on one stream, predict and write with another.
 
 The same job on Dask is `benchmarks/dask_movielens.py`; `benchmarks/lines_of_code.py` counts the lines of both.
+
+    python pipeline.py FOLDER TARGET
 """
+
+import sys
+from pathlib import Path
 
 import ghee
 import torch
@@ -30,3 +35,12 @@ def prediction_pipeline(folder, model, target):
         return {**ids, "prediction": predict(model, batch).numpy()}
 
     return ghee.read(folder / "test").map(preprocess).map(add_prediction).write(target, mode="overwrite")
+
+
+def run(folder, target):
+    model = ghee.run(training_pipeline(folder)).result
+    ghee.run(prediction_pipeline(folder, model, target))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2])
