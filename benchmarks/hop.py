@@ -35,16 +35,16 @@ def receive(batches: Iterable[Any], size: int, count: int, root: int) -> dict[st
     Raises ValueError if what came is not what was sent, in any order.
     """
     seen = [0] * (POOL + 1)
-    cpu = start = 0.0
+    before, start = dict[int, int](), 0.0
     for batch in batches:
         if not start:
-            cpu, start = tree_cpu(root), time.perf_counter()
+            before, start = tree_cpu(root), time.perf_counter()
         pages = np.asarray(batch)[::PAGE]
         value, touched = int(pages[0]), int(pages.sum(dtype=np.int64))
         if touched != value * len(pages) or len(batch) != size:
             raise ValueError(f"a batch of {len(batch)} bytes, {size} expected, or its bytes are not those of one array")
         seen[value] += 1
-    seconds, cpu = time.perf_counter() - start, tree_cpu(root) - cpu
+    seconds, cpu = time.perf_counter() - start, spent_since(before, root)
     wanted = [0, *(len(range(number, count, POOL)) for number in range(POOL))]
     if seen != wanted:
         raise ValueError(f"of the four arrays {seen[1:]} arrived, {wanted[1:]} were sent")
@@ -63,8 +63,8 @@ def sizes_from(arguments: list[str]) -> dict[int, int]:
     return {int(size): int(count) for size, count in (word.split("=") for word in arguments)}
 
 
-def tree_cpu(root: int) -> float:
-    """User and system seconds of a process and all its descendants, ended and waited-for ones included."""
+def tree_cpu(root: int) -> dict[int, int]:
+    """Clock ticks of user and system time so far of a process and each of its descendants, by process id."""
     ticks, parents = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -73,11 +73,20 @@ def tree_cpu(root: int) -> float:
             except OSError:
                 continue  # it has ended since
             parents[int(entry.name)] = int(fields[1])
-            ticks[int(entry.name)] = sum(map(int, fields[11:15]))
-    total = 0
-    for pid, spent in ticks.items():
-        above = pid
-        while above not in (root, 0, 1) and above in parents:
-            above = parents[above]
-        total += spent if above == root else 0
-    return total / os.sysconf("SC_CLK_TCK")
+            ticks[int(entry.name)] = int(fields[11]) + int(fields[12])
+    return {pid: spent for pid, spent in ticks.items() if _is_below(root, pid, parents)}
+
+
+def spent_since(before: dict[int, int], root: int) -> float:
+    """CPU seconds that the processes which are there now have spent since then.
+
+    One that ended meanwhile does not count: what its parent says of it covers its whole life.
+    """
+    ticks = sum(spent - before.get(pid, 0) for pid, spent in tree_cpu(root).items())
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _is_below(root: int, pid: int, parents: dict[int, int]) -> bool:
+    while pid != root and pid in parents:
+        pid = parents[pid]
+    return pid == root

@@ -125,7 +125,9 @@ def main() -> None:
         runs = run_all(chosen, console)
     except BenchmarkError as error:
         sys.exit(f"error: {error}")
-    versions = {key: value for by in runs.values() for run in by.values() for key, value in run[0].result["versions"].items()}
+    versions = {
+        key: value for by in runs.values() for run in by.values() for key, value in run[0].result["versions"].items()
+    }
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()), highlight=False)
     for weight, by_system in runs.items():
         console.print(table(weight, by_system))

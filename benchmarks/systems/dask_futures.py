@@ -29,9 +29,7 @@ def stream(client: Client, job: Job) -> Iterator[dict[str, np.ndarray]]:
 def main() -> None:
     job = Job.from_arguments()
     with (
-        LocalCluster(
-            n_workers=job.workers, threads_per_worker=1, memory_limit="4GiB", dashboard_address=None
-        ) as cluster,
+        LocalCluster(n_workers=job.workers, threads_per_worker=1, memory_limit="4GiB", dashboard_address=None) as cluster,
         Client(cluster, direct_to_workers=True) as client,
     ):
         measured = Trainer().train(stream(client, job))

@@ -2,8 +2,9 @@
 
 import functools
 
-import ghee
 from job import BATCH, Job, Trainer, prepare, print_result
+
+import ghee
 
 
 def train(batches):

@@ -4,9 +4,10 @@ import functools
 import os
 import sys
 
-import ghee
 from hop import measure_sizes, receive, send, sizes_from
 from job import print_result
+
+import ghee
 
 
 def make(count: int, size: int):
@@ -19,9 +20,7 @@ def take(batches, size: int, count: int, root: int):
 
 def one(size: int, count: int) -> dict[str, float]:
     sent = ghee.read([count]).map(functools.partial(make, size=size))
-    return ghee.run(
-        sent.loop(functools.partial(take, size=size, count=count, root=os.getpid())), progress=False
-    ).result
+    return ghee.run(sent.loop(functools.partial(take, size=size, count=count, root=os.getpid())), progress=False).result
 
 
 if __name__ == "__main__":

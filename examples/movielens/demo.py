@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 
 import data
-import ghee
 import numpy as np
 import plain
 import pyarrow.dataset as ds
 import torch
 from pipeline import prediction_pipeline, training_pipeline
+
+import ghee
 
 # The plain loop's RMSE has a standard deviation of 0.0008 over seeds (`python plain.py --seeds 5`), the difference of
 # two trainings 0.0011; four times that comes by chance in one of ten thousand runs.
@@ -42,6 +43,12 @@ def run_ghee(folder: Path, predictions: Path) -> float:
     return float(np.sqrt(np.mean(error**2)))
 
 
+def check_agreement(streamed: float, expected: float) -> None:
+    """Ends the program with 1 if the two RMSEs differ by more than chance explains."""
+    if abs(streamed - expected) > NOISE:
+        sys.exit(f"the two differ by {abs(streamed - expected):.4f}, more than chance explains ({NOISE})")
+
+
 def main() -> None:
     """See the module's docstring."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,8 +69,7 @@ def main() -> None:
     print(f"\npredictions: {predictions}")
     print(f"test RMSE: {streamed:.4f} with ghee, {expected:.4f} with a plain loop in one process ({end - between:.1f} s)")
     print(f"the whole demo took {end - start:.1f} s")
-    if abs(streamed - expected) > NOISE:
-        sys.exit(f"the two differ by {abs(streamed - expected):.4f}, more than chance explains ({NOISE})")
+    check_agreement(streamed, expected)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,52 @@ import pyarrow.compute as pc
 
 GENDERS = pa.array(["F", "M"])
 OCCUPATIONS = pa.array(
-    "administrator artist doctor educator engineer entertainment executive healthcare homemaker lawyer librarian "
-    "marketing none other programmer retired salesman scientist student technician writer".split()
+    [
+        "administrator",
+        "artist",
+        "doctor",
+        "educator",
+        "engineer",
+        "entertainment",
+        "executive",
+        "healthcare",
+        "homemaker",
+        "lawyer",
+        "librarian",
+        "marketing",
+        "none",
+        "other",
+        "programmer",
+        "retired",
+        "salesman",
+        "scientist",
+        "student",
+        "technician",
+        "writer",
+    ]
 )
 GENRES = pa.array(
-    "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical Mystery "
-    "Romance Sci-Fi Thriller War Western unknown".split()
+    [
+        "Action",
+        "Adventure",
+        "Animation",
+        "Children's",
+        "Comedy",
+        "Crime",
+        "Documentary",
+        "Drama",
+        "Fantasy",
+        "Film-Noir",
+        "Horror",
+        "Musical",
+        "Mystery",
+        "Romance",
+        "Sci-Fi",
+        "Thriller",
+        "War",
+        "Western",
+        "unknown",
+    ]
 )
 GENRE_SLOTS = 6  # no film of the data set has more
 

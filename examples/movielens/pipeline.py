@@ -8,10 +8,11 @@ The same job on Dask is `benchmarks/dask_movielens.py`; `benchmarks/lines_of_cod
 import sys
 from pathlib import Path
 
-import ghee
 import torch
 from features import preprocess
 from training import BATCH, EPOCHS, SEED, Training, predict
+
+import ghee
 
 
 def train(batches):

@@ -1,8 +1,8 @@
 """The plain way: one process, one loop, every row in memory. Its RMSE is the figure that `pipeline.py` must reach.
 
-    python plain.py                 the test rows' RMSE
-    python plain.py --validate      of the last tenth of the training rows, which are left out of the training then
-    python plain.py --seeds 5       and again with other seeds: how far the figure moves by chance
+python plain.py                 the test rows' RMSE
+python plain.py --validate      of the last tenth of the training rows, which are left out of the training then
+python plain.py --seeds 5       and again with other seeds: how far the figure moves by chance
 """
 
 from __future__ import annotations
