@@ -41,7 +41,7 @@ def capture(error: BaseException, where: str) -> Failure:
         pass
     trace = _without_ours(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    return Failure(type(error).__name__, str(error), _users_line(trace), where, text, pickled)
+    return Failure(type(error).__name__, str(error), users_line(trace), where, text, pickled)
 
 
 def restore(failure: Failure) -> BaseException:
@@ -67,7 +67,7 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def _users_line(trace: TracebackType | None) -> str:
+def users_line(trace: TracebackType | None) -> str:
     """The innermost line that is neither ours nor an installed package's: `file:line in function: source`."""
     best: traceback.FrameSummary | None = None
     for frame in traceback.extract_tb(trace):

@@ -11,8 +11,8 @@ from typing import Any
 import cloudpickle
 
 from ghee.errors import PickleError, PipelineError
-from ghee.pipeline import Pipeline, Stage, children_of, stages_of
-from ghee.protocol.coordinator import StageRules
+from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
+from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import Tail
 from ghee.resources import Resources, format_bytes
 
@@ -24,7 +24,8 @@ PREFETCH = 8
 class PlannedStage:
     """A stage as it is launched.
 
-    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world.
+    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world; `target`: what
+    the user gave to `write`.
     """
 
     index: int
@@ -42,6 +43,7 @@ class PlannedStage:
     depth: int
     after_loop: bool
     children: int
+    target: Any = None
 
     @property
     def size(self) -> int:
@@ -80,7 +82,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
     source = open_source(root.payload, **options)
     if hasattr(source, "check_epochs"):
         source.check_epochs(root.epochs)
-    names = _names(stages)
+    names = names_of(stages)
     joined = _joined(root, stages, source.hosted)
     kept = [stage for stage in stages if stage is not joined]
     numbers = {stage: number for number, stage in enumerate(kept)}
@@ -112,6 +114,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
                 depth=_depth(stage, joined),
                 after_loop=_after_loop(stage),
                 children=len(children_of(working, stages)),
+                target=stage.payload if stage.kind == "write" else None,
             )
         )
     for planned_stage in planned:
@@ -143,16 +146,6 @@ def _check(stages: list[Stage]) -> None:
             problems.append(f"{stage.name!r} is ordered, but comes after a loop, whose output has no order of the source")
     if problems:
         raise PipelineError("; ".join(problems))
-
-
-def _names(stages: list[Stage]) -> dict[Stage, str]:
-    names: dict[Stage, str] = {}
-    for stage in stages:
-        name, number = stage.name, 2
-        while name in names.values():
-            name, number = f"{stage.name}-{number}", number + 1
-        names[stage] = name
-    return names
 
 
 def _is_before(stage: Stage, other: Stage) -> bool:
@@ -232,6 +225,7 @@ def _defaults(function: Any) -> list[tuple[str, Any]]:
 def explain(pipeline: Pipeline) -> str:
     """The pipeline as a tree with its resources, without running it."""
     stages = stages_of(pipeline)
+    names = names_of(stages)
     lines: list[str] = []
 
     def line(stage: Stage) -> str:
@@ -240,9 +234,9 @@ def explain(pipeline: Pipeline) -> str:
             where = f"; {stage.resources}" if stage.own_ranks else ""
             return f"read {_short(stage.payload)}  ({options}{where})"
         if stage.kind == "write":
-            return f"{stage.name} → {_short(stage.payload)}  ({stage.resources})"
+            return f"{names[stage]} → {_short(stage.payload)}  ({stage.resources})"
         extra = "" if stage.kind == "map" else f", tail={stage.tail.value}{', ordered' if stage.ordered else ''}"
-        return f"{stage.kind} {stage.name}  ({stage.resources}, credit={format_bytes(stage.credit)}{extra})"
+        return f"{stage.kind} {names[stage]}  ({stage.resources}, credit={format_bytes(stage.credit)}{extra})"
 
     def visit(stage: Stage, prefix: str, last: bool, top: bool) -> None:
         lines.append(line(stage) if top else f"{prefix}{'└─ ' if last else '├─ '}{line(stage)}")

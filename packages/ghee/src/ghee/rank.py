@@ -40,15 +40,19 @@ def run_rank(
     try:
         blob = manager.join(os.getpid())
         task = task or _load(blob)
-        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline))
+        world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
+        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
         manager.configure(task.settings)
         result = _RUNNERS[task.kind](manager, task, place)
         manager.tell(m.Returned(manager.rank, cloudpickle.dumps(result)))
+        manager.wait_for_stop()
     except CancelledError:
-        return
+        pass
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place)))))
-    manager.wait_for_stop()
+        manager.wait_for_stop()
+    finally:
+        context.leave()
 
 
 def _load(blob: bytes) -> RankTask:
@@ -75,14 +79,13 @@ class _Where:
 
 
 class _Function:
-    """The user's function of a map stage, whatever its kind: function, generator function, class."""
+    """The user's function of a map stage, whatever its kind: function, generator function, class, callable object."""
 
     def __init__(self, function: Callable[..., object] | None) -> None:
         self._call: Any = function
-        self._close: Any = None
         if function is not None and _is_class(function):
             self._call = function()
-            self._close = getattr(self._call, "close", None)
+        self._close: Any = None if inspect.isroutine(self._call) else getattr(self._call, "close", None)
 
     def __call__(self, batch: object) -> Iterator[object]:
         """The batches that come of one batch."""

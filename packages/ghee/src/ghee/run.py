@@ -77,7 +77,7 @@ class Run:
         results = self.results
         parents = {stage.parent for stage in self._plan.stages}
         ends = [stage for stage in self._plan.stages if stage.index not in parents]
-        found = {end.name: results[end.name][0] if end.kind == "loop" else end.payload.target for end in ends}
+        found = {end.name: results[end.name][0] if end.kind == "loop" else end.target for end in ends}
         return found if len(found) > 1 else next(iter(found.values()))
 
     @property
@@ -165,8 +165,10 @@ def home() -> Path:
 
 def _make_folder(run_id: str) -> Path:
     runs = home() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
     folder = runs / run_id
-    (folder / "logs").mkdir(parents=True, mode=0o700)
+    for private in (folder, folder / "logs"):
+        private.mkdir(mode=0o700)
     for old in sorted(path for path in runs.iterdir() if path.is_dir())[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return folder

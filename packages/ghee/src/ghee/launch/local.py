@@ -96,7 +96,8 @@ class LocalLauncher:
             raise MachineError(
                 f"/dev/shm has {format_bytes(free)} free, but MPI needs about {format_bytes(needed)} there for "
                 f"{sum(world.size for world in worlds if world.size > 1)} ranks; enlarge it "
-                f"(mount -o remount,size={format_bytes(2 * needed)} /dev/shm; docker run --shm-size={format_bytes(2 * needed)}; "
+                f"(mount -o remount,size={format_bytes(2 * needed)} /dev/shm; "
+                f"docker run --shm-size={format_bytes(2 * needed)}; "
                 "on Kubernetes an emptyDir with medium: Memory) or ask for fewer replicas"
             )
 
@@ -146,7 +147,7 @@ class LocalLauncher:
             popen = subprocess.Popen(
                 [*command, str(bootstrap), world.name, *names],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={"UCX_TLS": "self,sm", **os.environ, "PYTHONUNBUFFERED": "1"},  # or MPI listens on every interface
             )  # fmt: skip
         self._processes.append(_Process(world, popen, log, {}))
         self._poll.register(os.pidfd_open(popen.pid), select.EPOLLIN)
