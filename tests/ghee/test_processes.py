@@ -101,9 +101,7 @@ def test_ctrl_c_that_the_user_catches(script: Callable[..., Script]) -> None:
     assert (status, out.splitlines()[-1], err) == (0, "caught ghee: interrupted", "")
 
 
-def test_a_killed_driver_leaves_nothing(
-    script: Callable[..., Script], running: Callable[[], dict[int, str]]
-) -> None:
+def test_a_killed_driver_leaves_nothing(script: Callable[..., Script], running: Callable[[], dict[int, str]]) -> None:
     user = script(BUSY)
     user.wait_for("ready", "ready")
     folders = [Path(tempfile.gettempdir(), name) for name in os.listdir(tempfile.gettempdir())]
@@ -236,7 +234,9 @@ ghee.run(ghee.read([1]).map(work).loop(list))
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
     """A memory cgroup of 1 GiB (version 1 or 2), empty."""
-    group = Path("/sys/fs/cgroup/memory" if os.path.isdir("/sys/fs/cgroup/memory") else "/sys/fs/cgroup", f"ghee-{os.getpid()}")
+    group = Path(
+        "/sys/fs/cgroup/memory" if os.path.isdir("/sys/fs/cgroup/memory") else "/sys/fs/cgroup", f"ghee-{os.getpid()}"
+    )
     limit = "memory.limit_in_bytes" if group.parent.name == "memory" else "memory.max"
     try:
         group.mkdir()

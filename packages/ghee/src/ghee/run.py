@@ -19,6 +19,7 @@ from ghee.errors import CancelledError, PipelineError
 from ghee.launch.contract import Launcher
 from ghee.pipeline import Pipeline
 from ghee.plan import Plan, make_plan
+from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
 from ghee.report import Report
 
@@ -107,11 +108,13 @@ def run(
     *,
     wait: bool = True,
     progress: bool | None = None,
+    retries: int = RETRIES,
 ) -> Run:
     """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
 
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
-    is a terminal. Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the
+    is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed: what was
+    lost with it is made again from the source, and delivered once. Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the
     exception of a user's function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C
     stops every process of the run and raises KeyboardInterrupt.
     """
@@ -119,7 +122,9 @@ def run(
     run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     folder = _make_folder(run_id)
     shown = _progress(run_id) if progress or (progress is None and sys.stderr.isatty()) else None
-    driver = Driver(plan, _launcher(on, folder, shown), run_id, folder, shown.update if shown else None)
+    driver = Driver(
+        plan, _launcher(on, folder, shown), run_id, folder, retries=retries, observe=shown.update if shown else None
+    )
     handle = Run(plan, driver, folder, shown)
     if wait:
         try:
@@ -179,7 +184,9 @@ def _interrupted(handle: Run) -> KeyboardInterrupt:
 
     No class of our own: the interpreter ends as after an interrupt for KeyboardInterrupt itself only.
     """
-    error = KeyboardInterrupt(f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone")
+    error = KeyboardInterrupt(
+        f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone"
+    )
     before = sys.excepthook
 
     def hook(kind: type[BaseException], raised: BaseException, trace: TracebackType | None) -> None:
