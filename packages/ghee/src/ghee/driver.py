@@ -17,7 +17,8 @@ from ghee.errors import CancelledError, GheeError, LedgerError, RankError, RankK
 from ghee.launch.contract import Death, Launcher, World
 from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
-from ghee.protocol.coordinator import Coordinator, SourceRules
+from ghee.protocol.coordinator import Coordinator
+from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Event, RankId
 from ghee.rank import run_rank
 from ghee.report import Report, StageReport, find_limit, summarize_stage

@@ -12,7 +12,7 @@ import cloudpickle
 
 from ghee.errors import PickleError, PipelineError
 from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
-from ghee.protocol.coordinator import StageRules
+from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import Tail
 from ghee.resources import Resources
 
