@@ -13,7 +13,7 @@ from typing import Any
 import cloudpickle
 
 from ghee import failure
-from ghee.errors import CancelledError, GheeError, LedgerError, RankError, RankKilledError
+from ghee.errors import CancelledError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
 from ghee.launch.contract import Death, Launcher, World
 from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
@@ -54,7 +54,7 @@ class Driver:
         self._waiting: dict[RankId, list[Action]] = defaultdict(list)
         self._times: dict[RankId, Times] = {}
         self._balanced: set[tuple[int, int]] = set()
-        self._hosted: list[threading.Thread] = []
+        self._hosted: list[tuple[TransferManager, threading.Thread]] = []
         self._cancelled = threading.Event()
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
@@ -71,11 +71,11 @@ class Driver:
     def run(self) -> None:
         """Run to the end. Raises the user's own exception, or a GheeError."""
         sinks = [stage.payload for stage in self.plan.stages if stage.kind == "write"]
-        self._splits = self.plan.source.splits()
-        worlds = self._worlds()
-        self.launcher.check(worlds)
-        prepared = []
+        prepared: list[Any] = []
         try:
+            self._splits = self.plan.source.splits()
+            worlds = self._worlds()
+            self.launcher.check(worlds)
             for sink in sinks:
                 sink.prepare()
                 prepared.append(sink)
@@ -104,8 +104,7 @@ class Driver:
             if hasattr(self, "_endpoint"):
                 self._tell_stop()
                 self.launcher.close()
-                for thread in self._hosted:
-                    thread.join(STOP_SECONDS)
+                self._join_hosted()
         finally:
             for sink in prepared:
                 sink.abort()
@@ -145,7 +144,7 @@ class Driver:
                 thread = threading.Thread(
                     target=self._run_hosted, args=(manager, stage), name=f"ghee {stage.name}", daemon=True
                 )
-                self._hosted.append(thread)
+                self._hosted.append((manager, thread))
                 thread.start()
 
     def _run_hosted(self, manager: TransferManager, stage: PlannedStage) -> None:
@@ -258,6 +257,8 @@ class Driver:
         if fail.kind == "ledger":
             return LedgerError(fail.message)
         if fail.kind == "died":
+            if "before it had joined" in fail.message:
+                return RankStartError(fail.message)
             return (RankKilledError if "was killed" in fail.message else RankError)(fail.message)
         return GheeError(fail.message)
 
@@ -270,7 +271,12 @@ class Driver:
     def _stop_ranks(self) -> None:
         self._tell_stop()
         self.launcher.stop(STOP_SECONDS)
-        for thread in self._hosted:
+        self._join_hosted()
+
+    def _join_hosted(self) -> None:
+        for manager, _ in self._hosted:
+            manager.stop()
+        for _, thread in self._hosted:
             thread.join(STOP_SECONDS)
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,11 +45,11 @@ def run_rank(
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
         manager.configure(task.settings)
         result = _RUNNERS[task.kind](manager, task, place)
-        manager.tell(m.Returned(manager.rank, cloudpickle.dumps(result)))
+        manager.tell(m.Returned(manager.rank, _dump(result, task)))
         manager.wait_for_stop()
     except CancelledError:
         pass
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except BaseException as error:  # sys.exit too: the driver is told, whatever it was
         manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place)))))
         manager.wait_for_stop()
     finally:
@@ -56,8 +57,27 @@ def run_rank(
 
 
 def _load(blob: bytes) -> RankTask:
-    task: RankTask = cloudpickle.loads(blob)
+    try:
+        task: RankTask = cloudpickle.loads(blob)
+    except Exception as error:
+        error.add_note(
+            "the function could not be loaded in the rank: it needs something that is there in your process, but that "
+            f"{sys.executable} does not find in a process of its own (a module beside the script or installed is found)"
+        )
+        raise
     return task
+
+
+def _dump(result: object, task: RankTask) -> bytes:
+    try:
+        data: bytes = cloudpickle.dumps(result)
+    except Exception as error:
+        kind = type(result).__name__
+        raise BatchError(
+            f"the result of the {task.kind} {task.stage!r}, a {kind}, cannot be sent back: {error}; "
+            "return what pickles (numbers, arrays, a state_dict), or write it to a file and return its path"
+        ) from error
+    return data
 
 
 class _Where:

@@ -174,18 +174,17 @@ def _make_folder(run_id: str) -> Path:
     return folder
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `ghee.run`; the message says what was stopped."""
+def _interrupted(handle: Run) -> KeyboardInterrupt:
+    """One line instead of a traceback, for a Ctrl-C that nobody catches.
 
-
-def _interrupted(handle: Run) -> Interrupted:
-    """One line instead of a traceback, for a Ctrl-C that nobody catches."""
-    error = Interrupted(f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone")
+    No class of our own: the interpreter ends as after an interrupt for KeyboardInterrupt itself only.
+    """
+    error = KeyboardInterrupt(f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone")
     before = sys.excepthook
 
     def hook(kind: type[BaseException], raised: BaseException, trace: TracebackType | None) -> None:
         sys.excepthook = before
-        if isinstance(raised, Interrupted):
+        if raised is error:
             print(raised, file=sys.stderr)
         else:
             before(kind, raised, trace)

@@ -33,8 +33,13 @@ from ghee.transfer.frames import FrameStore
 from ghee.transfer.shm import SharedStore
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
-MPICH_SHARED_MEMORY = 8 << 20
-"""Bytes of /dev/shm that a world of MPICH may use for each of its ranks (measured: benchmarks/shared_memory.py)."""
+MPICH_SHARED_MEMORY = 2 << 20
+"""Bytes of /dev/shm with which a world of MPICH starts, for each of its ranks; needs 1.01 MiB each, and a little once
+(measured: benchmarks/shared_memory.py)."""
+
+MPI_SETTINGS = {"UCX_TLS": "^shm"}
+"""What MPI is told unless the user's environment says otherwise. Ranks of one host talk through MPICH's own shared memory;
+UCX below it would take four times as much and never use it, and where it leaves too little, ranks die of SIGBUS."""
 
 _EXIT_STRING = re.compile(r"EXIT STRING: (.+?) \(signal (\d+)\)")
 
@@ -91,7 +96,7 @@ class LocalLauncher:
     def check(self, worlds: Sequence[World]) -> None:
         """Raise MachineError where /dev/shm is too small for MPI."""
         needed = sum(world.size for world in worlds if world.size > 1) * MPICH_SHARED_MEMORY
-        free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+        free = shared_memory_free()
         if free < needed:
             raise MachineError(
                 f"/dev/shm has {format_bytes(free)} free, but MPI needs about {format_bytes(needed)} there for "
@@ -147,7 +152,7 @@ class LocalLauncher:
             popen = subprocess.Popen(
                 [*command, str(bootstrap), world.name, *names],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-                env={"UCX_TLS": "self,sm", **os.environ, "PYTHONUNBUFFERED": "1"},  # or MPI listens on every interface
+                env={**MPI_SETTINGS, **os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         self._processes.append(_Process(world, popen, log, {}))
         self._poll.register(os.pidfd_open(popen.pid), select.EPOLLIN)
@@ -251,6 +256,8 @@ class LocalLauncher:
             )
         elif how.startswith("was killed by SIGKILL"):
             how += " (kill -9 by someone, or the kernel out of memory: see dmesg)"
+        elif how.startswith("was killed by SIGBUS"):
+            how += f" (memory that cannot be had: /dev/shm has {format_bytes(shared_memory_free())} free, see its size)"
         pid = process.pids.get(rank)
         when = f"process {pid}" if pid else "before it had joined the run"
         tail = self._output.tail(rank) or "".join(process.log.read_text(errors="replace").splitlines(True)[:15])
@@ -260,6 +267,11 @@ class LocalLauncher:
         self._deaths.append(Death(rank, reason, killed))
         if self._endpoint is not None:
             self._endpoint.wake()
+
+
+def shared_memory_free() -> int:
+    """Bytes that are free in /dev/shm."""
+    return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
 
 
 def make_store(carrier: str) -> Store:

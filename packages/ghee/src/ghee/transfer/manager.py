@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
 from ghee.errors import CancelledError
+from ghee.failure import capture
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
@@ -210,10 +211,16 @@ class TransferManager:
             while not self._stopped:
                 self._changed.wait()
 
+    def stop(self) -> None:
+        """Stop the rank as the driver would. From any thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._endpoint.wake()
+
     def close(self) -> None:
         """Let go of endpoint and store."""
-        self._stopped = True
-        self._endpoint.wake()
+        self.stop()
         if self._thread.ident is not None:
             self._thread.join()
         self._store.close()
@@ -242,11 +249,17 @@ class TransferManager:
             self._flush()
         except BaseException as error:
             self._broken = error
+            self._say_why(error)
         finally:
             self._endpoint.close()
             with self._changed:
                 self._stopped = True
                 self._changed.notify_all()
+
+    def _say_why(self, error: BaseException) -> None:
+        failure = capture(error, f"stage {self.rank.stage}, rank {self.rank.index}, while moving batches")
+        failed = m.Failed(self.rank, pickle.dumps(failure))
+        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, [failed], None))])
 
     def _flush(self) -> None:
         for sender, places in self._store.freed():
