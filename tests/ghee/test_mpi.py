@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import cloudpickle
 import pytest
@@ -57,3 +58,28 @@ def test_each_stage_and_each_map_replica_is_a_world_of_its_own():
     assert len({pid for members in worlds for pid in members}) == 4, "no process is in both"
     for rank, size, mpi_rank, members in said:
         assert (rank, size) == (mpi_rank, len(members))
+
+
+def listening_sockets():
+    """(address, inode) of the sockets on which this process listens for TCP, the address as the kernel writes it."""
+    mine = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            mine.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except FileNotFoundError:
+            pass  # the listing's own
+    lines = [line for table in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]]
+    fields = [line.split()[:10] for line in lines]
+    return {(local, inode) for _, local, _, state, *_, inode in fields if state == "0A" and f"socket:[{inode}]" in mine}
+
+
+def test_mpi_of_a_local_run_listens_nowhere():
+    def talk(batches):
+        before = listening_sockets()
+        from mpi4py import MPI
+
+        total = MPI.COMM_WORLD.allreduce(len(list(batches)))
+        return total, listening_sockets() - before
+
+    handle = ghee.run(ghee.read([1, 2, 3, 4]).loop(talk, replicas=2), progress=False)
+    assert handle.results["talk"] == [(4, set()), (4, set())]

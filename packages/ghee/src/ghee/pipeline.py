@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ghee.errors import PipelineError
 from ghee.protocol.messages import Tail
-from ghee.resources import Resources, parse_bytes, parse_resources
+from ghee.resources import Resources, format_bytes, parse_bytes, parse_resources
 
 Kind = Literal["read", "map", "loop", "write"]
 
@@ -156,8 +156,6 @@ class Pipeline:
         return replace(self, ends=(stage,))
 
     def __str__(self) -> str:
-        from ghee.plan import explain
-
         return explain(self)
 
 
@@ -308,6 +306,39 @@ def _with_options(stage: Stage, options: dict[str, Any]) -> Stage:
         return before.map(stage.function, **{**kept, **options}).ends[0]  # type: ignore[arg-type]
     kept |= {"tail": stage.tail.value, "ordered": stage.ordered}
     return before.loop(stage.function, **{**kept, **options}).ends[0]  # type: ignore[arg-type]
+
+
+def explain(pipeline: Pipeline) -> str:
+    """The pipeline as a tree with its resources, without running it."""
+    stages = stages_of(pipeline)
+    names = names_of(stages)
+    lines: list[str] = []
+
+    def line(stage: Stage) -> str:
+        if stage.kind == "read":
+            options = ", ".join(f"{key}={value!r}" for key, value in stage.options.items())
+            where = f"; {stage.resources}" if stage.own_ranks else ""
+            return f"read {_short(stage.payload)}  ({options}{where})"
+        if stage.kind == "write":
+            return f"{names[stage]} → {_short(stage.payload)}  ({stage.resources})"
+        extra = "" if stage.kind == "map" else f", tail={stage.tail.value}{', ordered' if stage.ordered else ''}"
+        return f"{stage.kind} {names[stage]}  ({stage.resources}, credit={format_bytes(stage.credit)}{extra})"
+
+    def visit(stage: Stage, prefix: str, last: bool, top: bool) -> None:
+        lines.append(line(stage) if top else f"{prefix}{'└─ ' if last else '├─ '}{line(stage)}")
+        below = children_of(stage, stages)
+        for number, child in enumerate(below):
+            visit(child, "" if top else prefix + ("   " if last else "│  "), number == len(below) - 1, False)
+
+    visit(stages[0], "", True, True)
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    text = f"a {type(value).__name__}" if not callable(value) else f"callback {getattr(value, '__name__', '')}"
+    return text if not isinstance(value, list) or not value or not isinstance(value[0], str) else ", ".join(value)
 
 
 def _callable(method: str, function: object) -> None:
