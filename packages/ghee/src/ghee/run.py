@@ -41,6 +41,7 @@ class Run:
         self.folder = folder
         self._plan, self._driver, self._progress = plan, driver, progress
         self._error: BaseException | None = None
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
         self._thread.start()
 
@@ -49,15 +50,16 @@ class Run:
             self._driver.run()
         except BaseException as error:
             self._error = error
-        finally:
+        try:
             if self._progress is not None:
                 self._progress.close(self.report if self._error is None else None)
             (self.folder / "report.json").write_text(self.report.to_json())
+        finally:
+            self._over.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended, for `timeout` seconds at most; returns whether it has. Raises nothing."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._over.wait(timeout)  # not Thread.join: Python 3.11 takes a thread for ended whose join Ctrl-C broke off
 
     @property
     def results(self) -> dict[str, list[Any]]:
@@ -97,6 +99,7 @@ class Run:
         self.wait()
 
     def _end(self) -> None:
+        self.wait()
         self._thread.join()
         if self._error is not None:
             raise self._error.with_traceback(None)
