@@ -116,10 +116,12 @@ def run(
     """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
 
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
-    is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed: what was
-    lost with it is made again from the source, and delivered once. Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the
-    exception of a user's function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C
-    stops every process of the run and raises KeyboardInterrupt.
+    is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed:
+    what was lost with it is made again from the source, and delivered once.
+
+    Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
+    function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
+    run and raises KeyboardInterrupt.
     """
     plan = make_plan(pipeline)
     run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
