@@ -10,7 +10,6 @@ be reached is known: 0.01.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 import ghee
 
+FOLDER = Path.home() / ".cache" / "ghee" / "quickstart"
 WAVES = 64
 ROWS = 400_000
 
@@ -58,7 +58,7 @@ def make_data(folder: Path) -> Path:
     return file
 
 
-def make(folder: Path = Path(tempfile.gettempdir(), "ghee-quickstart"), epochs: int = 3) -> ghee.Pipeline:
+def make(folder: Path = FOLDER, epochs: int = 3) -> ghee.Pipeline:
     """The pipeline: what is read, two functions, and what each is given to run on."""
     waves = ghee.read(str(make_data(folder)), batch_size=4096, epochs=epochs, shuffle=7)
     return waves.map(preprocess, cpus=1).loop(train)

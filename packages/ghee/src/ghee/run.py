@@ -40,6 +40,8 @@ class Run:
         self.folder = folder
         self._plan, self._driver, self._progress = plan, driver, progress
         self._error: BaseException | None = None
+        # Waited for instead of the thread: a Ctrl-C in Thread.join() marks a running thread as ended (CPython 3.11).
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
         self._thread.start()
 
@@ -48,15 +50,16 @@ class Run:
             self._driver.run()
         except BaseException as error:
             self._error = error
-        finally:
+        try:
             if self._progress is not None:
                 self._progress.close(self.report if self._error is None else None)
             (self.folder / "report.json").write_text(self.report.to_json())
+        finally:
+            self._ended.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended, for `timeout` seconds at most; returns whether it has. Raises nothing."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._ended.wait(timeout)
 
     @property
     def results(self) -> dict[str, list[Any]]:
@@ -96,7 +99,7 @@ class Run:
         self.wait()
 
     def _end(self) -> None:
-        self._thread.join()
+        self.wait()
         if self._error is not None:
             raise self._error.with_traceback(None)
 
@@ -179,7 +182,9 @@ def _interrupted(handle: Run) -> KeyboardInterrupt:
 
     No class of our own: the interpreter ends as after an interrupt for KeyboardInterrupt itself only.
     """
-    error = KeyboardInterrupt(f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone")
+    error = KeyboardInterrupt(
+        f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone"
+    )
     before = sys.excepthook
 
     def hook(kind: type[BaseException], raised: BaseException, trace: TracebackType | None) -> None:
