@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from ghee.protocol import messages as m
 from ghee.protocol.coordinator import Coordinator
-from ghee.protocol.edge import SourceRules, StageRules
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
+from ghee.protocol.edge import SourceRules, StageRules
 from ghee.protocol.messages import BatchId, RankId, Tail
 
 ROWS = 10

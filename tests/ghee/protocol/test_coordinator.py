@@ -99,10 +99,26 @@ def test_a_rank_that_leaves_early_does_not_stop_the_others(splits: list[int], lo
 
 @settings(max_examples=400, deadline=None)
 @given(
-    splits, st.integers(1, 3), st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), tails, st.booleans(), st.integers(1, 6), seeds
+    splits,
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    tails,
+    st.booleans(),
+    st.integers(1, 6),
+    seeds,
 )
 def test_crashes_of_readers_and_mappers_lose_and_repeat_nothing(
-    splits: list[int], readers: int, mappers: int, loops: int, epochs: int, tail: Tail, ordered: bool, crashes: int, seed: int
+    splits: list[int],
+    readers: int,
+    mappers: int,
+    loops: int,
+    epochs: int,
+    tail: Tail,
+    ordered: bool,
+    crashes: int,
+    seed: int,
 ) -> None:
     stages = [StageRules(0, "read", None, readers)]
     if mappers:

@@ -62,7 +62,9 @@ def _message(error: BaseException) -> str:
 
 def _pickle(error: BaseException) -> bytes | None:
     if not isinstance(error, Exception):  # raised by the driver, SystemExit would end the user's program without a word
-        return pickle.dumps(RankError(f"the function raised {type(error).__name__}({_message(error)}), which ends nothing here"))
+        return pickle.dumps(
+            RankError(f"the function raised {type(error).__name__}({_message(error)}), which ends nothing here")
+        )
     for portable in (error, _Rebuilt(error)):
         try:
             data: bytes = cloudpickle.dumps(portable)

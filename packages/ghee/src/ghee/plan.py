@@ -51,12 +51,19 @@ class PlannedStage:
         return 1 if self.hosted else self.resources.size
 
     @property
+    def ranks_of_world(self) -> int:
+        """Ranks of each of the stage's MPI worlds."""
+        if self.hosted:
+            return 1
+        return self.size if self.one_world else self.resources.ranks
+
+    @property
     def rules(self) -> StageRules:
         """What the protocol needs to know."""
         most = PREFETCH if self.kind == "map" else 1 << 30
         return StageRules(
             self.index, self.kind, self.parent, self.size, self.credit, most,  # type: ignore[arg-type]
-            self.ordered, self.tail, self.depth, self.after_loop,
+            self.ordered, self.tail, self.depth, self.after_loop, self.ranks_of_world,
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ghee.errors import CancelledError, PipelineError
 from ghee.launch.contract import Launcher
 from ghee.pipeline import Pipeline
 from ghee.plan import Plan, make_plan
+from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
 from ghee.report import Report
 
@@ -40,8 +41,7 @@ class Run:
         self.folder = folder
         self._plan, self._driver, self._progress = plan, driver, progress
         self._error: BaseException | None = None
-        # Waited for instead of the thread: a Ctrl-C in Thread.join() marks a running thread as ended (CPython 3.11).
-        self._ended = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
         self._thread.start()
 
@@ -55,11 +55,11 @@ class Run:
                 self._progress.close(self.report if self._error is None else None)
             (self.folder / "report.json").write_text(self.report.to_json())
         finally:
-            self._ended.set()
+            self._over.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended, for `timeout` seconds at most; returns whether it has. Raises nothing."""
-        return self._ended.wait(timeout)
+        return self._over.wait(timeout)  # not Thread.join: Python 3.11 takes a thread for ended whose join Ctrl-C broke off
 
     @property
     def results(self) -> dict[str, list[Any]]:
@@ -100,6 +100,7 @@ class Run:
 
     def _end(self) -> None:
         self.wait()
+        self._thread.join()
         if self._error is not None:
             raise self._error.with_traceback(None)
 
@@ -110,19 +111,25 @@ def run(
     *,
     wait: bool = True,
     progress: bool | None = None,
+    retries: int = RETRIES,
 ) -> Run:
     """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
 
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
-    is a terminal. Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the
-    exception of a user's function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C
-    stops every process of the run and raises KeyboardInterrupt.
+    is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed:
+    what was lost with it is made again from the source, and delivered once.
+
+    Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
+    function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
+    run and raises KeyboardInterrupt.
     """
     plan = make_plan(pipeline)
     run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     folder = _make_folder(run_id)
     shown = _progress(run_id) if progress or (progress is None and sys.stderr.isatty()) else None
-    driver = Driver(plan, _launcher(on, folder, shown), run_id, folder, shown.update if shown else None)
+    driver = Driver(
+        plan, _launcher(on, folder, shown), run_id, folder, retries=retries, observe=shown.update if shown else None
+    )
     handle = Run(plan, driver, folder, shown)
     if wait:
         try:

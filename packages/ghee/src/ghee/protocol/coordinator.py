@@ -217,7 +217,7 @@ class Coordinator:
         self._out.append(m.Fail("user", "a function raised", event.rank, event.error))
 
     def _on_died(self, event: m.Died) -> None:
-        actions = self.recovery.bury(event.rank, event.reason)
+        actions = self.recovery.bury(event)
         self.finished = any(isinstance(action, m.Fail) for action in actions)
         self._out.extend(actions)
 

@@ -56,15 +56,11 @@ class Batch:
 
     def is_wanted_of(self, rank: RankId) -> bool:
         """Whether the rank must keep it in its outbox."""
-        return any(
-            (way.status is Status.READY and way.sender == rank) or way.spare == rank for way in self.ways.values()
-        )
+        return any((way.status is Status.READY and way.sender == rank) or way.spare == rank for way in self.ways.values())
 
     def depends_on(self, rank: RankId) -> bool:
         """Whether something of it would be lost if the rank died now."""
-        return self.is_wanted_of(rank) or any(
-            way.status is Status.SENT and way.sender == rank for way in self.ways.values()
-        )
+        return self.is_wanted_of(rank) or any(way.status is Status.SENT and way.sender == rank for way in self.ways.values())
 
 
 @dataclass(slots=True)

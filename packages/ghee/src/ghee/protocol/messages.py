@@ -138,10 +138,14 @@ class Recalled(NamedTuple):
 
 
 class Died(NamedTuple):
-    """The rank's process is gone, and with it its whole world; told by the launcher, never by the rank."""
+    """The rank's process is gone, and with it its whole world; told by the launcher, never by the rank.
+
+    `killed`: by a signal. What ended by itself would do so again, and is not started again.
+    """
 
     rank: RankId
     reason: str
+    killed: bool = True
 
 
 # ── actions: the driver tells a rank ─────────────────────────────────────────────────────────────────────────────────

@@ -49,17 +49,18 @@ class Recovery:
 
     # ── a death ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def bury(self, rank: RankId, reason: str) -> list[Action]:
+    def bury(self, died: m.Died) -> list[Action]:
         """A rank has died, and its world with it: find what is lost, and have the world started again."""
+        rank, reason = died.rank, died.reason
         edge = self._edges[rank.stage]
         world = edge.world_of(rank)
         if edge.is_consumer or edge.rules.after_loop:  # what a loop has made cannot be made again
             return [] if rank in edge.returned else [m.Fail("died", reason, rank)]
         number = rank.index // edge.rules.world
-        edge.restarts[number] = edge.restarts.get(number, 0) + 1
-        if edge.restarts[number] > self.retries:
-            tries = f"; it had been started again {self.retries} times" if self.retries else ""
-            return [m.Fail("died", reason + tries, rank)]
+        before = edge.restarts.get(number, 0)
+        if not died.killed or before == self.retries:
+            return [m.Fail("died", f"{reason} (started again {before} times before)" if before else reason, rank)]
+        edge.restarts[number] = before + 1
         new = [member._replace(life=member.life + 1) for member in world]
         actions: list[Action] = [m.Restart(tuple(new), reason)]
         for dead, born in zip(world, new, strict=True):
