@@ -12,7 +12,8 @@ from ghee.pipeline import Pipeline, branches, read
 from ghee.run import Run, run
 from ghee.stream import Batches, Epoch
 
-rank, size, stage = context.rank, context.size, context.stage  # after the imports, for `ghee.rank` is a module too
+# Bound after the imports: the module `ghee.rank` took the name when it was imported.
+rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
     "read", "branches", "Pipeline",

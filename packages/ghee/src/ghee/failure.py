@@ -34,7 +34,7 @@ def capture(error: BaseException, where: str) -> Failure:
     """Describe an exception that is being handled; `where` names stage, rank and batch."""
     trace = _without_ours(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    return Failure(type(error).__name__, _message(error), _users_line(trace), where, text, _pickle(error))
+    return Failure(type(error).__name__, _message(error), users_line(trace), where, text, _pickle(error))
 
 
 def restore(failure: Failure) -> BaseException:
@@ -110,7 +110,7 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def _users_line(trace: TracebackType | None) -> str:
+def users_line(trace: TracebackType | None) -> str:
     """The innermost line that is neither ours nor an installed package's: `file:line in function: source`."""
     best: traceback.FrameSummary | None = None
     for frame in traceback.extract_tb(trace):

@@ -37,9 +37,9 @@ MPICH_SHARED_MEMORY = 2 << 20
 """Bytes of /dev/shm with which a world of MPICH starts, for each of its ranks; needs 1.01 MiB each, and a little once
 (measured: benchmarks/shared_memory.py)."""
 
-MPI_SETTINGS = {"UCX_TLS": "^shm"}
-"""What MPI is told unless the user's environment says otherwise. Ranks of one host talk through MPICH's own shared memory;
-UCX below it would take four times as much and never use it, and where it leaves too little, ranks die of SIGBUS."""
+MPI_SETTINGS = {"UCX_TLS": "self,sysv,cma"}
+"""What MPI is told unless the user's environment says otherwise. Ranks of one host talk through MPICH's own shared memory.
+UCX below it would take four times as much of /dev/shm and never use it ("posix"), and listen on every interface ("tcp")."""
 
 _EXIT_STRING = re.compile(r"EXIT STRING: (.+?) \(signal (\d+)\)")
 
@@ -127,15 +127,23 @@ class LocalLauncher:
             bootstrap.touch(mode=0o600)
             bootstrap.write_bytes(pickle.dumps(content))
         for world in worlds:
+            if world.life:
+                self._bury(world)
             self._start(world, bootstrap)
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="ghee watcher", daemon=True)
             self._watcher.start()
 
+    def _bury(self, world: World) -> None:
+        """What is left of the life before: a world that is started again must be gone."""
+        for process in [p for p in self._processes if (p.world.stage, p.world.replica) == (world.stage, world.replica)]:
+            self._kill(process)
+            self._processes.remove(process)
+
     def _start(self, world: World, bootstrap: Path) -> None:
         for rank in world.ranks:
             self._output.add(rank, world.name, os.path.join(self._folder, f"output-{rank.stage}-{rank.index}-{rank.life}"))
-        log = self._logs / f"mpiexec-{world.name}-{world.replica}.log"
+        log = self._logs / f"mpiexec-{world.name}-{world.replica}-{world.life}.log"
         names = [str(value) for value in (world.stage, world.first, world.life)]
         command = [
             self._mpiexec,
@@ -229,8 +237,8 @@ class LocalLauncher:
                         self._on_world_gone()
 
     def _on_rank_gone(self, rank: RankId) -> None:
-        process = next(p for p in self._processes if rank in p.world.ranks)
-        if any(other in self._dead for other in process.world.ranks):
+        process = next((p for p in self._processes if rank in p.world.ranks), None)
+        if process is None or any(other in self._dead for other in process.world.ranks):
             return  # mpiexec ends the others of its world: not a cause
         self._dead.add(rank)
         try:
