@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import batch_types
 import numpy
 import pytest
+import zmq
+import zmq.utils.monitor
+from batch_types import BATCHES, overwrite, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ghee
 from ghee.codec import decode, encode
+from ghee.launch.local import LocalLauncher
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.frames import FrameStore
 from ghee.transfer.inproc import CopyStore, Exchange
@@ -99,6 +106,20 @@ def peers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         peer.close()
         peer.close()  # closing twice is allowed
     shutil.rmtree(folder)  # as a launcher does with the folder of its run
+
+
+@pytest.mark.parametrize("rows", [3, 40_000], ids=["small", "large"])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_every_kind_of_batch_arrives_whole_writable_and_private(peers: Callable[[], Peer], kind: str, rows: int) -> None:
+    sender, first, second = peers(), peers(), peers()
+    batch = BATCHES[kind](rows)
+    sender.send(batch, first, second)
+    one, two = first.receive(), second.receive()
+    assert same(one, batch)
+    overwrite(one)
+    assert same(batch, BATCHES[kind](rows))
+    assert same(two, batch)
+    overwrite(two)
 
 
 @given(st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 3)), max_size=12), st.randoms(use_true_random=False))
@@ -207,3 +228,120 @@ def test_a_waiting_receiver_is_woken_from_another_thread(peers: Callable[[], Pee
     assert peer.endpoint.receive(None) == []
     thread.join()
     assert peer.endpoint.receive(0.0) == []
+
+
+# ── who may speak ────────────────────────────────────────────────────────────────────────────────────────────────
+
+REFUSED = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+REFUSED |= zmq.Event.DISCONNECTED | zmq.Event.CLOSED
+
+
+def attempt(context: zmq.Context[Any], victim: ZmqEndpoint, public: bytes | None, secret: bytes, server: bytes) -> list[Any]:
+    """Send as a stranger until the connection is refused; what the victim has received meanwhile."""
+    push = context.socket(zmq.PUSH)
+    push.linger = 0
+    if public is not None:
+        push.curve_publickey, push.curve_secretkey, push.curve_serverkey = public, secret, server
+    monitor = push.get_monitor_socket(REFUSED | zmq.Event.HANDSHAKE_SUCCEEDED)
+    push.connect(victim.address)
+    push.send(pickle.dumps("poison"))
+    received: list[Any] = []
+    deadline = time.monotonic() + LIMIT
+    while not monitor.poll(0):
+        assert time.monotonic() < deadline
+        received += victim.receive(0.05)
+    event = zmq.utils.monitor.recv_monitor_message(monitor)["event"]
+    assert event & REFUSED, f"the stranger was let in: {event!r}"
+    push.disable_monitor()
+    monitor.close()
+    push.close()
+    return received
+
+
+@pytest.mark.parametrize("bind", ["ipc", "tcp"])
+@pytest.mark.parametrize("stranger", ["no key", "own key", "wrong server key", "key of another run"])
+def test_who_has_not_the_runs_key_delivers_nothing(bind: str, stranger: str) -> None:
+    keys, others = Keys.make(), Keys.make()
+    victim = ZmqEndpoint(f"ipc://{os.environ['TMPDIR']}/victim" if bind == "ipc" else "tcp://127.0.0.1:*", keys)
+    friend = ZmqEndpoint("tcp://127.0.0.1:*", keys)
+    context = zmq.Context()
+    try:
+        arguments: dict[str, tuple[bytes | None, bytes, bytes]] = {
+            "no key": (None, b"", b""),
+            "own key": (others.public, others.secret, keys.public),  # the public half may be known to anybody
+            "wrong server key": (keys.public, keys.secret, others.public),
+            "key of another run": (others.public, others.secret, others.public),
+        }
+        received = attempt(context, victim, *arguments[stranger])
+        friend.send(victim.address, [b"hello"])
+        while not received:
+            received += victim.receive(1.0)
+        assert [[bytes(frame) for frame in message] for message in received] == [[b"hello"]]
+    finally:
+        context.destroy(0)
+        friend.close()
+        victim.close()
+
+
+def test_only_the_user_can_enter_the_folder_of_a_run(tmp_path: Path) -> None:
+    def look(batch: Any) -> Any:
+        import tempfile
+
+        (folder,) = [path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("ghee-")]
+        modes = {path.name: path.stat().st_mode & 0o777 for path in [folder, *folder.iterdir()]}
+        return [{"folder": folder.name, "modes": modes}]
+
+    found: list[Any] = []
+    ghee.run(ghee.read([1]).map(look).write(found))
+    modes = found[0][0]["modes"]
+    assert modes[found[0][0]["folder"]] == 0o700
+    assert modes["bootstrap"] == 0o600
+
+
+# ── the trap of libzmq ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("carrier", ["shm", "tcp"])
+def test_a_sender_that_is_done_long_before_its_receiver_loses_nothing(carrier: str, tmp_path: Path) -> None:
+    """The receiver's process stands still, so that sockets and the kernel's buffers fill; the sender comes to its end."""
+    batches, stopped = 1500, tmp_path / "stopped"
+    os.mkfifo(stopped)
+
+    class Send:
+        def __call__(self, number: Any) -> Any:
+            return {"number": number, "x": numpy.full(40_000, number % 256, numpy.uint8)}
+
+        def close(self) -> None:
+            """All is sent as far as the sender can see: let the receiver go on."""
+            receiver = int(stopped.read_text())
+            while Path(f"/proc/{receiver}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                os.sched_yield()
+            os.kill(receiver, signal.SIGCONT)
+
+    def take(batches: Any) -> list[int]:
+        seen = []
+        for batch in batches:
+            if not seen:
+                stopped.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
+            assert (batch["x"] == batch["number"] % 256).all()
+            seen.append(batch["number"])
+        return seen
+
+    (tmp_path / "logs").mkdir()
+    launcher = LocalLauncher(tmp_path / "logs", carrier=carrier)
+    pipeline = ghee.read(list(range(batches))).map(Send, credit="1Gi").loop(take, credit="1Gi")
+    run = ghee.run(pipeline, on=launcher)
+    assert sorted(run.result) == list(range(batches))
+    assert run.report.balanced
+
+
+def test_every_kind_of_batch_goes_through_a_run_of_processes() -> None:
+    """Source in the driver, one rank that passes on, a sink in the driver: two hops, two directions."""
+    batches = [make(20_000) for make in BATCHES.values() if make is not batch_types.Point]
+    batches = [batch for batch in batches if type(batch).__module__ != "batch_types"]
+    found: list[Any] = []
+    ghee.run(ghee.read(batches).map(lambda batch: batch).write(found))
+    assert len(found) == len(batches)
+    for sent, arrived in zip(batches, found, strict=True):
+        assert same(sent, arrived)
