@@ -108,13 +108,14 @@ def mapped_memory() -> set[str]:
 
 def leftovers(before: dict[str, Any], processes: dict[int, str]) -> dict[str, Any]:
     """What is there now and was not there before."""
+    mapped = mapped_memory()  # first: it collects garbage, which may hold descriptors too
     now = {
         "threads": {t.name for t in our_threads() - before["threads"]},
         "processes": processes,
         "descriptors": {f"{fd}: {to}" for fd, to in open_descriptors().items() if before["descriptors"].get(fd) != to},
         "temporary files": set(os.listdir(tempfile.gettempdir())),
         "shared memory": shared_memory() - before["shared memory"],
-        "mapped memory": mapped_memory() - before["mapped memory"],
+        "mapped memory": mapped - before["mapped memory"],
     }
     return {what: left for what, left in now.items() if left}
 

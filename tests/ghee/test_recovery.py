@@ -1,4 +1,4 @@
-"""`kill -9` of reading and map ranks at named points: the run ends right, every row is delivered once, the ledger balances."""
+"""`kill -9` of reading and map ranks at named points: every row is delivered once, and the ledger balances."""
 
 from __future__ import annotations
 

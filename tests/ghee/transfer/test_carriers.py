@@ -47,8 +47,9 @@ class Peer:
         """Lay a batch down and send it to all of these."""
         parcel = self.store.put(encode(batch), len(others))
         for other in others:
-            note, frames = self.store.pack(parcel)
+            note, frames = self.store.pack(parcel, other.endpoint.address)
             self.endpoint.send(other.endpoint.address, [self.head(parcel.header, note), *frames])
+        self.store.drop(parcel)
 
     def head(self, header: bytes, note: object) -> bytes:
         """The first frame of a batch."""
@@ -73,7 +74,7 @@ class Peer:
         count = 0
         for address, places in self.store.freed():
             assert address == sender.endpoint.address
-            sender.store.give_back(places)
+            sender.store.give_back(self.endpoint.address, places)
             count += len(places)
         return count
 
@@ -125,28 +126,34 @@ def test_every_kind_of_batch_arrives_whole_writable_and_private(peers: Callable[
 @given(st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 3)), max_size=12), st.randoms(use_true_random=False))
 @settings(max_examples=25, deadline=None)
 def test_shared_slots_under_any_order_of_events(plan: list[tuple[int, int]], random: Any) -> None:
-    """Batches of any sizes to one to three receivers, some dropped, freed in any order: all is whole, all comes free."""
-    sender, receivers = SharedStore(), [SharedStore() for _ in range(3)]
+    """Batches of any sizes to none to three receivers, one of which dies: all is whole, and all comes free."""
+    sender, receivers = SharedStore(), {str(number): SharedStore() for number in range(3)}
     held: list[Any] = []
     try:
         for number, (size, copies) in enumerate(plan):
             parcel = sender.put(encode(numpy.full(size, number % 251, numpy.uint8)), copies)
-            for store in receivers[:copies]:
+            for name, store in list(receivers.items())[:copies]:
                 if random.random() < 0.2:
-                    sender.drop(parcel)
                     continue
-                note, frames = sender.pack(parcel)
+                note, frames = sender.pack(parcel, name)
                 frames = [bytearray(frame) for frame in frames]
                 held.append((number % 251, decode(parcel.header, store.open("sender", note, frames))))
+            sender.drop(parcel)
             while held and random.random() < 0.5:
                 held.pop(random.randrange(len(held)))
-            for store in receivers:
+            for name, store in receivers.items():
                 for _, places in store.freed():
-                    sender.give_back(places)
+                    sender.give_back(name, places)
             assert all((array == value).all() for value, array in held)
+        held.clear()
+        sender.peer_gone("0")
+        for name, store in receivers.items():
+            for _, places in store.freed():
+                sender.give_back(name, places)
+        assert all(slot.users == 0 for slot in sender._slots.values())
     finally:
         held.clear()
-        for store in (sender, *receivers):
+        for store in (sender, *receivers.values()):
             store.close()
 
 
@@ -281,6 +288,7 @@ def test_who_has_not_the_runs_key_delivers_nothing(bind: str, stranger: str) -> 
         context.destroy(0)
         friend.close()
         victim.close()
+        Path(os.environ["TMPDIR"], "victim").unlink(missing_ok=True)
 
 
 def test_only_the_user_can_enter_the_folder_of_a_run(tmp_path: Path) -> None:
@@ -309,10 +317,12 @@ def test_a_sender_that_is_done_long_before_its_receiver_loses_nothing(carrier: s
 
     class Send:
         def __call__(self, number: Any) -> Any:
+            if number == batches - 1:
+                self.let_the_receiver_go_on()
             return {"number": number, "x": numpy.full(40_000, number % 256, numpy.uint8)}
 
-        def close(self) -> None:
-            """All is sent as far as the sender can see: let the receiver go on."""
+        def let_the_receiver_go_on(self) -> None:
+            """Nothing is left to be done here but the batch in hand."""
             receiver = int(stopped.read_text())
             while Path(f"/proc/{receiver}/stat").read_text().rpartition(")")[2].split()[0] != "T":
                 os.sched_yield()
