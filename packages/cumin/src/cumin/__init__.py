@@ -5,6 +5,8 @@
 >>> ds.build_id, ds.content_id, ds.hit, ds.files()
 """
 
+from typing import Any
+
 from cumin.api import build, load, make_recipe, open_store, plan
 from cumin.content import content_id
 from cumin.dataset import Dataset
@@ -39,9 +41,20 @@ __all__ = [
     # build
     "build", "plan", "load", "make_recipe", "open_store", "Dataset", "Store", "Layout", "Determinism", "content_id", "udf",
     # inputs and engines
-    "files", "hive", "delta", "iceberg", "duckdb",
+    "files", "hive", "delta", "iceberg", "duckdb", "spark",
     # errors
     "CuminError", "RecipeError", "QueryError", "ParameterError", "InputError", "DeterminismError", "ConfigError",
     "KeyNotUniqueError", "InputMovedError", "NotPartitionLocalError", "NonDeterministicBuildError", "EngineError",
     "StoreError", "NotFoundError", "CorruptError", "StoreFormatError",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """`cumin.spark`, imported only when it is asked for: pyspark is an extra."""
+    if name != "spark":
+        raise AttributeError(f"module 'cumin' has no attribute {name!r}")
+    try:
+        from cumin.engines.spark_engine import spark
+    except ImportError as error:
+        raise ConfigError("cumin.spark needs the package pyspark: pip install 'cumin[spark]'.") from error
+    return spark

@@ -299,7 +299,7 @@ def _input(plan: Plan, name: str, store: Store) -> dict[str, Any]:
         "name": name,
         "kind": table.kind,
         "root": table.root,
-        "source": plan.recipe.inputs[name].describe(),
+        "source": {**plan.recipe.inputs[name].describe(), **table.pinned()},
         "strength": table.strength,
         "identity": table.identity,
         "schema": write_schema(table.schema),

@@ -104,6 +104,12 @@ def _remote(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSyste
     return file_system, path
 
 
+def absolute(url: str | os.PathLike[str]) -> str:
+    """A path of this machine made absolute, so that it means the same from every folder; a URL as it is."""
+    text = os.fspath(url).removeprefix("file://")
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
 def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options without what opens a door: what a manifest may keep."""
     return {name: value for name, value in options.items() if name not in SECRET_OPTIONS}

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb as engine
 import pyarrow as pa
+import pyarrow.dataset as pads
 
 from cumin.determinism import Catalogue, Determinism
 from cumin.engines.base import Engine, Session
@@ -262,3 +263,34 @@ def _lock(connection: engine.DuckDBPyConnection, relations: Mapping[str, Relatio
     connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
+
+
+def keyed_diff(before: Any, after: Any, key: list[str], columns: list[str], limit: int) -> dict[str, Any]:
+    """Rows of two sets of files, matched by key: counts of added, gone, changed, and the first of them."""
+    connection = engine.connect(":memory:")
+    try:
+        for name, (paths, dataset) in (("a", before), ("b", after)):
+            table: Any = dataset.schema.empty_table()
+            if paths:
+                table = pads.dataset(paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow())
+            connection.register(name, table)
+        on = " AND ".join(f'a."{_quoted(each)}" IS NOT DISTINCT FROM b."{_quoted(each)}"' for each in key)
+        differs = " OR ".join(f'a."{_quoted(each)}" IS DISTINCT FROM b."{_quoted(each)}"' for each in columns) or "false"
+        shown = ", ".join(f'"{_quoted(each)}"' for each in key)
+        what = {
+            "added": f"SELECT {_prefixed('b', key)} FROM b ANTI JOIN a ON {on}",
+            "gone": f"SELECT {_prefixed('a', key)} FROM a ANTI JOIN b ON {on}",
+            "changed": f"SELECT {_prefixed('a', key)} FROM a JOIN b ON {on} WHERE {differs}",
+        }
+        result: dict[str, Any] = {}
+        for name, sql in what.items():
+            count = connection.execute(f"SELECT count(*) FROM ({sql})").fetchall()[0][0]
+            rows = connection.execute(f"SELECT * FROM ({sql}) ORDER BY {shown} LIMIT {int(limit)}").fetchall()
+            result[name] = {"count": count, "first": [dict(zip(key, map(str, row), strict=True)) for row in rows]}
+        return result
+    finally:
+        connection.close()
+
+
+def _prefixed(table: str, names: list[str]) -> str:
+    return ", ".join(f'{table}."{_quoted(name)}"' for name in names)

@@ -83,6 +83,10 @@ class Table(ABC):
         """The files that changed or went away since `parts` was taken. Files written once do neither."""
         return []
 
+    def pinned(self) -> dict[str, Any]:
+        """What to add to the input's description so that it names this very version of the table."""
+        return {}
+
     def parents(self) -> list[dict[str, str]]:
         """The builds this table comes from, for lineage."""
         return []

@@ -11,7 +11,7 @@ from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line, line_size, token
 from cumin.inputs.base import Input, Relation, Table
 from cumin.partitions import partition_key
-from cumin.place import place, public_options
+from cumin.place import absolute, place, public_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def delta(
     Needs the extra ``cumin[delta]``.
     """
     names = (key,) if isinstance(key, str) else tuple(key)
-    return Delta(uri=os.fspath(uri), version=version, key=names, storage_options=dict(storage_options or {}))
+    return Delta(uri=absolute(uri), version=version, key=names, storage_options=dict(storage_options or {}))
 
 
 class DeltaTable(Table):
@@ -105,6 +105,9 @@ class DeltaTable(Table):
         if not self.partition_columns:
             values = []
         return Relation(self.schema, paths, self.place, "parquet", self.place.root, self.partition_columns, values)
+
+    def pinned(self) -> dict[str, Any]:
+        return {"version": self.version}
 
 
 def _has_vectors(actions: pa.Table) -> bool:

@@ -15,7 +15,7 @@ from cumin.fingerprint import Part, line_name, line_size, moved, token
 from cumin.inputs import listing
 from cumin.inputs.base import Input, Relation, Table, file_format
 from cumin.partitions import PARTITION_TYPES, guess_type, partition_text
-from cumin.place import LocalPlace, Place, RemotePlace, place, public_options
+from cumin.place import LocalPlace, Place, RemotePlace, absolute, place, public_options
 
 FORMATS = ("parquet", "csv", "json")
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
@@ -83,7 +83,7 @@ def files(
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     _check(format, strength)
     return Files(
-        paths=tuple(os.fspath(path) for path in given),
+        paths=tuple(absolute(path) for path in given),
         format=format,
         strength=strength,
         delimiter=delimiter,
@@ -114,7 +114,7 @@ def hive(
     if wrong or not columns:
         raise ConfigError(wrong or "partition= names no column; for a table without partitions use cumin.files.")
     return Hive(
-        root=os.fspath(root),
+        root=absolute(root),
         partition=columns,
         format=format,
         strength=strength,

@@ -114,3 +114,6 @@ class IcebergTable(Table):
                 writer.write_table(pa.Table.from_batches([batch]).cast(self.schema))
         copy = place(self._folder.name)
         return Relation(self.schema, [copy.full("rows.parquet")], copy, "parquet", copy.root)
+
+    def pinned(self) -> dict[str, Any]:
+        return {"snapshot": self._snapshot.snapshot_id}
