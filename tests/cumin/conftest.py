@@ -1,7 +1,7 @@
 """What every test of cumin gets: a lake of small tables, a store of its own, and a check that nothing is left."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     assert [each for each in tmp_path.glob("*/staging/*") if not each.name.startswith("left-by-a-crash")] == []
 
 
-def write_day(root: Path, day: int, rows: int = 40, *, seed: int | None = None) -> Path:
+def make_day(root: Path, day: int, rows: int = 40, *, seed: int | None = None) -> Path:
     """One day's partition of an events table; the same seed gives the same rows."""
     rng = np.random.default_rng(day if seed is None else seed)
     folder = root / f"dt={FIRST_DAY + timedelta(day)}"
@@ -47,7 +47,7 @@ def lake(tmp_path: Path) -> Path:
     """`events`, ten days partitioned by dt, and `users.parquet`."""
     root = tmp_path / "lake"
     for day in range(10):
-        write_day(root / "events", day)
+        make_day(root / "events", day)
     users = pa.table({"user_id": np.arange(10), "country": ["jp", "kr"] * 5})
     pq.write_table(users, root / "users.parquet")
     return root
@@ -66,3 +66,9 @@ def recipe(lake: Path, tmp_path: Path) -> dict[str, Any]:
         "order_key": ["user_id"],
         "store": tmp_path / "store",
     }
+
+
+@pytest.fixture
+def write_day() -> Callable[..., Path]:
+    """`make_day`: writes a day's partition, over one that is there."""
+    return make_day

@@ -112,13 +112,18 @@ def findings(query: Query, *, catalogue: Catalogue, keys: Keys, describe: Descri
     """All that may vary in `query`, in the order of their places. `udfs` are the caller's functions, judged elsewhere."""
     found_tokens = tokens(query.text, query.dialect)
     mine = {name.lower() for name in udfs}
-    found = list(_by_name(found_tokens, catalogue, mine))
+    found = by_name(query, catalogue, mine)
     scan = _Scan(query, found_tokens, keys, describe)
     walk_selects(query.tree, scan.select)
     for tree in query.tree.find_all(exp.Query):
         scan.limit(tree)
     scan.unseen(mine)
     return sorted(found + scan.found, key=lambda each: each.offset)
+
+
+def by_name(query: Query, catalogue: Catalogue, udfs: Iterable[str] = ()) -> list[Finding]:
+    """Those of `findings` that need no more than a function's name."""
+    return list(_by_name(tokens(query.text, query.dialect), catalogue, {name.lower() for name in udfs}))
 
 
 def refused(all_findings: Iterable[Finding], how: Determinism) -> list[Finding]:

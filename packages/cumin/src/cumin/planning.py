@@ -65,7 +65,11 @@ def make_plan(recipe: Recipe) -> Plan:
     tables = _open(recipe)
     session = recipe.engine.open({name: table.schema for name, table in tables.items()}, recipe.udfs)
     try:
-        schema = session.describe(rendered.text)
+        try:
+            schema = session.describe(rendered.text)
+        except QueryError:
+            _refuse_by_name(recipe, query, session)  # tells more than "it does not bind", where it applies
+            raise
         _check_output(recipe, schema)
         all_findings, keys = _judge(recipe, query, tables, session)
         read = {name: _partitions_read(query, name, table, session) for name, table in tables.items()}
@@ -156,6 +160,13 @@ def _judge(
         raise DeterminismError(each.sentence(query) for each in refused)
     relied = {name: declared[name.lower()] for name in tables if name.lower() in keys.relied}
     return found, relied
+
+
+def _refuse_by_name(recipe: Recipe, query: Query, session: Session) -> None:
+    found = rules.by_name(query, session.catalogue, recipe.udfs)
+    refused = rules.refused(found, recipe.determinism)
+    if refused:
+        raise DeterminismError(each.sentence(query) for each in refused)
 
 
 def _executed(recipe: Recipe, query: Query, found: list[rules.Finding]) -> str:

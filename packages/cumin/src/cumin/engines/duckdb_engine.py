@@ -147,6 +147,7 @@ class DuckDBSession(Session):
             self._connection.register(f"cumin_input_{index}", empty)
             _view(self._connection, name, f"SELECT * FROM cumin_input_{index}")
         self.catalogue = _catalogue(self._connection)
+        self._connection.execute("SET enable_external_access = false")
 
     def describe(self, sql: str) -> pa.Schema:
         assert self._connection is not None
