@@ -25,6 +25,7 @@ def verify(store: Store, spec: str | None, *, level: str = "stat", progress: Cal
     if spec is None:
         builds = list(store.builds())
         problems += _names_whole(store)
+        problems += _records_whole(store)
     else:
         builds = [store.resolve(spec)]
     for number, build_id in enumerate(builds, 1):
@@ -47,6 +48,18 @@ def _names_whole(store: Store) -> list[str]:
         known = set(store.builds())
         problems += [f"{name}@v{each['version']} names {each['build_id']}, which is not there."
                      for each in versions if each["build_id"] not in known]  # fmt: skip
+    return problems
+
+
+def _records_whole(store: Store) -> list[str]:
+    """Every small record of the store is read, and its seal checked."""
+    problems = []
+    for folder in ("partitions", "pins", "conflicts", "tombstones", "marks", "listings"):
+        for path in store.place.walk(folder):
+            try:
+                store.record(path)
+            except CorruptError as error:
+                problems.append(str(error))
     return problems
 
 
