@@ -118,7 +118,9 @@ def test_partitions_are_left_out_only_where_that_is_sure(recipe: dict[str, Any],
 
 
 def test_an_outer_join_and_a_second_reading_keep_their_partitions(recipe: dict[str, Any]) -> None:
-    values = {key: value for key, value in recipe.items() if key not in ("store", "params", "partition_by", "order_key")}
+    values = {
+        key: value for key, value in recipe.items() if key not in ("store", "params", "partition_by", "order_key")
+    }
     both = "SELECT a.user_id FROM lake.events a JOIN lake.events b USING (event_id) WHERE a.dt = '2026-01-03'"
     assert len(cumin.plan("x", **{**values, "sql": both}).state["lake.events"]) == 10
     both += " AND b.dt = '2026-01-04'"
@@ -164,7 +166,9 @@ def test_a_file_that_was_just_written_is_waited_for(write_day: WriteDay, lake: P
     assert time.time_ns() - path.stat().st_ctime_ns >= 20_000_000
 
 
-def test_an_input_that_moves_during_the_build_aborts_it(write_day: WriteDay, recipe: dict[str, Any], lake: Path, tmp_path: Path) -> None:
+def test_an_input_that_moves_during_the_build_aborts_it(
+    write_day: WriteDay, recipe: dict[str, Any], lake: Path, tmp_path: Path
+) -> None:
     def move(point: str) -> None:
         if point == "written":
             write_day(lake / "events", 6, seed=5)
@@ -173,6 +177,7 @@ def test_an_input_that_moves_during_the_build_aborts_it(write_day: WriteDay, rec
         build(recipe, store=Store(tmp_path / "store", reach=move))
     assert list(Store(tmp_path / "store").builds()) == []
     assert not build(recipe).hit
+
     # What is added does not count: the engine had the exact list.
     def add(point: str) -> None:
         if point == "written":
@@ -192,7 +197,9 @@ def test_equal_rows_are_kept_once_and_stop_a_change_downstream(recipe: dict[str,
     assert one.manifest["inputs"][0]["parents"][0]["build_id"] == first.build_id
 
 
-def test_one_id_with_two_contents_is_an_error_and_keeps_both(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_id_with_two_contents_is_an_error_and_keeps_both(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = build(recipe)
     store = Store(recipe["store"])
     values = {key: value for key, value in recipe.items() if key != "store"}
@@ -207,7 +214,7 @@ def test_one_id_with_two_contents_is_an_error_and_keeps_both(recipe: dict[str, A
     assert verify(store, None, level="bytes") == []
 
 
-# -- several builders, crashes ---------------------------------------------------------------------------------------------
+# -- several builders, crashes --------------------------------------------------------------------
 
 PREAMBLE = """
 import json, os, signal, sys
@@ -291,7 +298,9 @@ def test_a_crash_at_any_point_leaves_no_half_dataset(lake: Path, tmp_path: Path,
     assert verify(Store(store), None, level="bytes") == []
 
 
-def test_a_lease_whose_holder_is_elsewhere_is_taken_after_its_heart_stops(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_lease_whose_holder_is_elsewhere_is_taken_after_its_heart_stops(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     from cumin import lease
 
     store = Store(tmp_path / "store")
@@ -303,7 +312,7 @@ def test_a_lease_whose_holder_is_elsewhere_is_taken_after_its_heart_stops(recipe
     assert len(waited) > 1
 
 
-# -- partition by partition --------------------------------------------------------------------------------------------------
+# -- partition by partition -----------------------------------------------------------------------
 
 LOOKBACK = """
 SELECT d.dt, e.user_id, count(*) AS n FROM (SELECT DISTINCT dt FROM lake.events) d
@@ -317,7 +326,9 @@ def rolling(lake: Path, tmp_path: Path) -> dict[str, Any]:
             "order_key": "user_id", "store": tmp_path / "store", "lookback": {"lake.events": 2}}  # fmt: skip
 
 
-def test_only_partitions_whose_inputs_changed_are_built(write_day: WriteDay, rolling: dict[str, Any], lake: Path) -> None:
+def test_only_partitions_whose_inputs_changed_are_built(
+    write_day: WriteDay, rolling: dict[str, Any], lake: Path
+) -> None:
     first = build(rolling)
     assert first.manifest["stats"]["partitions_built"] == 10
     whole = cumin.build("whole", **{**rolling, "lookback": None})
@@ -360,7 +371,7 @@ def test_a_partition_without_rows_is_known_to_be_empty(rolling: dict[str, Any]) 
     assert first.manifest["stats"]["partitions_built"] == 2
 
 
-# -- bad input -------------------------------------------------------------------------------------------------------------------
+# -- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -382,12 +393,17 @@ def test_a_partition_without_rows_is_known_to_be_empty(rolling: dict[str, Any]) 
         ({"params": {"since": FIRST_DAY, "more": 1}}, "'more' is declared and not used"),
         ({"params": {"since": 5}}, "does not bind"),
         ({"partition_by": "day"}, "partition_by names 'day', which the query does not give. Columns: dt, user_id, n"),
-        ({"inputs": {"lake.events": cumin.hive("/nowhere", partition="dt")}}, "'lake.events': /nowhere has no folder dt="),
+        (
+            {"inputs": {"lake.events": cumin.hive("/nowhere", partition="dt")}},
+            "'lake.events': /nowhere has no folder dt=",
+        ),
         ({"inputs": {"lake.events": "lake/events"}}, "write cumin.files, hive, delta"),
         ({"lookback": {"lake.users": -1}}, "lookback names 'lake.users'"),
     ],
 )
-def test_bad_input_is_a_clear_error_and_leaves_no_store(recipe: dict[str, Any], change: dict[str, Any], message: str) -> None:
+def test_bad_input_is_a_clear_error_and_leaves_no_store(
+    recipe: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
     if "params" not in change and "sql" in change:
         change = {**change, "params": {}}
     with pytest.raises(cumin.RecipeError, match=message):

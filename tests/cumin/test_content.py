@@ -169,7 +169,9 @@ def test_other_rows_have_another_id(one: list[dict[str, Any]], other: list[dict[
     def known(data: list[dict[str, Any]]) -> list[str]:
         return sorted(repr({k: 0.0 if v == 0 and k == "f" else v for k, v in row.items()}) for row in data)
 
-    same = content_id(pa.Table.from_pylist(one, SCHEMA), SCHEMA) == content_id(pa.Table.from_pylist(other, SCHEMA), SCHEMA)
+    same = content_id(pa.Table.from_pylist(one, SCHEMA), SCHEMA) == content_id(
+        pa.Table.from_pylist(other, SCHEMA), SCHEMA
+    )
     assert same == (known(one) == known(other))
 
 

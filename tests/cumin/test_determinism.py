@@ -128,7 +128,9 @@ def test_each_mode_makes_float_sums_repeatable(table: Path, sql: str, mode: str,
 
 def test_decimal_mode_gives_the_decimal_sum(table: Path, tmp_path: Path) -> None:
     sql = "SELECT sum(x) FILTER (WHERE g < 9) AS s, avg(x) AS a FROM t"
-    ds = cumin.build("x", sql=sql, inputs={"t": cumin.files(table / "*.parquet")}, determinism="decimal", store=tmp_path / "s")
+    ds = cumin.build(
+        "x", sql=sql, inputs={"t": cumin.files(table / "*.parquet")}, determinism="decimal", store=tmp_path / "s"
+    )
     by_hand = "SELECT CAST(sum(x::DECIMAL(38, 6)) FILTER (WHERE g < 9) AS DOUBLE) AS s, CAST(sum(x::DECIMAL(38, 6)) AS DOUBLE) / count(x) AS a FROM t"
     wanted = cumin.build("y", sql=by_hand, inputs={"t": cumin.files(table / "*.parquet")}, store=tmp_path / "s")
     assert ds.to_table().equals(wanted.to_table())

@@ -1,5 +1,7 @@
 """Tokens and the canonical form of a query: formatting does not count, everything else does."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,7 +46,9 @@ def test_the_form_is_pinned() -> None:
     text = """WITH c AS (SELECT user_id, sum(x::decimal(18,2)) FILTER (WHERE y <> 'it''s') AS "Sum X", :p, .5e-3, 0x1F
               FROM lake.events e WHERE dt BETWEEN DATE '2026-01-01' AND $1 -- end
               ) SELECT * FROM c ORDER BY 1 LIMIT 10"""
-    assert digest("test", canonical(text, "duckdb")) == "d5cc5d583168dcb8b5ad1a3f8b559820453d2671099b24da1f9a92e035071386"
+    assert (
+        digest("test", canonical(text, "duckdb")) == "d5cc5d583168dcb8b5ad1a3f8b559820453d2671099b24da1f9a92e035071386"
+    )
 
 
 def test_dialects_read_quotes_their_own_way() -> None:
@@ -68,7 +72,9 @@ def test_what_does_not_end_is_an_error_with_its_place(text: str, message: str) -
         tokens(text, "duckdb")
 
 
-pieces = st.sampled_from(["a", "B", "select", "1", "2.5", "'x y'", '"Q"', "(", ")", ",", ".", "=", "<=", "::", "||", "-", "x1"])
+pieces = st.sampled_from(
+    ["a", "B", "select", "1", "2.5", "'x y'", '"Q"', "(", ")", ",", ".", "=", "<=", "::", "||", "-", "x1"]
+)
 gaps = st.sampled_from([" ", "\n", "\t ", " /* c */ ", " -- c\n"])
 
 
@@ -87,7 +93,7 @@ def test_any_text_is_tokens_that_cover_it_or_an_error(text: str) -> None:
         return
     for token in found:
         assert text[token.start : token.end] == token.text
-    assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end <= other.start for one, other in itertools.pairwise(found))
 
 
 def test_reserved_words_are_no_column_names_of_duckdb() -> None:

@@ -16,7 +16,7 @@ FIRST_DAY = date(2026, 1, 1)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------------
+# -- tables ---------------------------------------------------------------------------------------
 
 
 def test_delta_is_read_at_its_version_and_rebuilt_from_it(tmp_path: Path) -> None:
@@ -65,7 +65,9 @@ def test_iceberg_is_read_at_its_snapshot_with_deletes_and_new_columns(tmp_path: 
     table.append(pa.table({"k": [3], "x": [5], "note": ["n"]}))
     second = cumin.build("i", sql=sql, inputs={"t": source}, store=store)
     assert second.to_table().to_pydict() == {"s": [25]}
-    old = cumin.iceberg("lake.t", catalog="local", properties=properties, snapshot=first.manifest["inputs"][0]["source"]["snapshot"])
+    old = cumin.iceberg(
+        "lake.t", catalog="local", properties=properties, snapshot=first.manifest["inputs"][0]["source"]["snapshot"]
+    )
     assert cumin.build("i", sql=sql, inputs={"t": old}, store=store).content_id == first.content_id
     catalog.close()
 
@@ -82,12 +84,17 @@ def test_text_files_are_read(tmp_path: Path, format: str) -> None:
 
 def test_a_root_with_an_equals_sign_is_no_partition(tmp_path: Path, write_day: Callable[..., Path]) -> None:
     write_day(tmp_path / "env=prod/events", 0)
-    ds = cumin.build("x", sql="SELECT * FROM t", inputs={"t": cumin.hive(tmp_path / "env=prod/events", partition="dt")}, store=tmp_path / "s")
+    ds = cumin.build(
+        "x",
+        sql="SELECT * FROM t",
+        inputs={"t": cumin.hive(tmp_path / "env=prod/events", partition="dt")},
+        store=tmp_path / "s",
+    )
     assert ds.schema.names == ["event_id", "user_id", "item_id", "amount", "dt"]
     assert set(ds.to_table()["dt"].to_pylist()) == {FIRST_DAY}
 
 
-# -- hydra -------------------------------------------------------------------------------------------------------------------
+# -- hydra ----------------------------------------------------------------------------------------
 
 
 def test_only_the_resolved_node_enters_the_id(lake: Path, tmp_path: Path) -> None:
@@ -117,7 +124,7 @@ def test_only_the_resolved_node_enters_the_id(lake: Path, tmp_path: Path) -> Non
         GlobalHydra.instance().clear()
 
 
-# -- MLflow --------------------------------------------------------------------------------------------------------------------
+# -- MLflow ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -156,7 +163,12 @@ def test_a_registered_model_leads_back_to_query_and_inputs(recipe: dict[str, Any
     code = main(["lineage", "--mlflow", run.info.run_id, "--tracking-uri", tracking, "--store", str(recipe["store"])])
     printed = capsys.readouterr().out
     assert code == 0
-    assert [line.strip().split("  ")[0] for line in printed.splitlines()] == ["fm version 1", f"MLflow run {logged.info.run_name}", "clicks@v1", "lake.events"]
+    assert [line.strip().split("  ")[0] for line in printed.splitlines()] == [
+        "fm version 1",
+        f"MLflow run {logged.info.run_name}",
+        "clicks@v1",
+        "lake.events",
+    ]
     with pytest.raises(cumin.NotFoundError):
         ties.lineage("0" * 32, uri=tracking)
     source = ties.CuminSource.from_dict({"store": str(recipe["store"]), "build_id": ds.build_id})

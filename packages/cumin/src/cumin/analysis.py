@@ -5,6 +5,7 @@ sqlglot decides nothing that enters an id here, but for which partitions are rea
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import sqlglot
 from sqlglot import exp
@@ -12,6 +13,10 @@ from sqlglot.errors import SqlglotError
 
 from cumin.errors import QueryError
 from cumin.lexer import position, tokens
+
+# sqlglot renamed the base class of its tree between releases; both names are read.
+Node: TypeAlias = Any
+NODE: type = getattr(exp, "Expr", None) or exp.Expression
 
 # What may stand in a predicate that is worked out on partition values: columns, constants, and plain arithmetic.
 _FOLDABLE = (
@@ -27,7 +32,7 @@ class Query:
 
     text: str
     dialect: str
-    tree: exp.Expression
+    tree: Node
     tables: dict[str, list[exp.Table]]  # as the query writes them, in lower case; common table expressions left out
 
     def position(self, offset: int) -> str:
@@ -56,7 +61,7 @@ def parse(text: str, dialect: str) -> Query:
     return Query(text, dialect, tree, _tables(tree))
 
 
-def _name(tree: exp.Expression) -> str:
+def _name(tree: Node) -> str:
     word = tree.name if isinstance(tree, exp.Command) else tree.key
     return str(word).upper()
 
@@ -75,7 +80,7 @@ def table_name(table: exp.Table) -> str:
     return ".".join(part.name for part in table.parts).lower()
 
 
-def _tables(tree: exp.Expression) -> dict[str, list[exp.Table]]:
+def _tables(tree: Node) -> dict[str, list[exp.Table]]:
     found: dict[str, list[exp.Table]] = {}
     for table in tree.find_all(exp.Table):
         if not isinstance(table.this, exp.Identifier):
@@ -87,11 +92,11 @@ def _tables(tree: exp.Expression) -> dict[str, list[exp.Table]]:
     return found
 
 
-def _common_tables(node: exp.Expression) -> set[str]:
+def _common_tables(node: Node) -> set[str]:
     """The names that WITH clauses give, seen from `node`. A recursive table sees itself."""
     names: set[str] = set()
-    inside: exp.Expression | None = None
-    at: exp.Expression | None = node
+    inside: Node | None = None
+    at: Node | None = node
     while at is not None:
         clause = at.args.get("with_") or at.args.get("with")
         if isinstance(clause, exp.With):
@@ -125,9 +130,7 @@ def partition_filters(query: Query, table: str, columns: Iterable[str]) -> list[
 def _place_filters(query: Query, table: exp.Table, names: set[str]) -> list[str]:
     select = table.find_ancestor(exp.Select)
     holder = table.parent
-    if isinstance(holder, exp.Join):
-        holder = holder.parent
-    elif isinstance(holder, exp.From):
+    if isinstance(holder, (exp.Join, exp.From)):
         holder = holder.parent
     if select is None or holder is not select or table.args.get("pivots"):
         return []
@@ -146,22 +149,23 @@ def _place_filters(query: Query, table: exp.Table, names: set[str]) -> list[str]
     return filters
 
 
-def _only_partitions(condition: exp.Expression, names: set[str], alias: str, *, alone: bool) -> bool:
+def _only_partitions(condition: Node, names: set[str], alias: str, *, alone: bool) -> bool:
     columns = list(condition.find_all(exp.Column))
     if not columns or not all(isinstance(node, _FOLDABLE) for node in condition.walk()):
         return False
     return all(
-        column.name.lower() in names and (column.table.lower() == alias if column.table else alone) for column in columns
+        column.name.lower() in names and (column.table.lower() == alias if column.table else alone)
+        for column in columns
     )
 
 
-def walk_selects(tree: exp.Expression, visit: Callable[[exp.Select], None]) -> None:
+def walk_selects(tree: Node, visit: Callable[[exp.Select], None]) -> None:
     """Call `visit` on every SELECT of the tree."""
     for select in tree.find_all(exp.Select):
         visit(select)
 
 
-def sources(select: exp.Select) -> list[exp.Expression]:
+def sources(select: exp.Select) -> list[Node]:
     """What a SELECT reads: its FROM and its joins."""
     start = select.args.get("from_") or select.args.get("from")
     found = [start.this] if start is not None else []

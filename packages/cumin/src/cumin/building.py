@@ -130,19 +130,19 @@ def _check_moved(plan: Plan) -> None:
     moved = [path for name, table in plan.tables.items() for path in table.moved(plan.state[name])]
     if moved:
         shown = "\n  ".join(moved[:20]) + (f"\n  and {len(moved) - 20} more" if len(moved) > 20 else "")
-        raise InputMovedError(f"{len(moved)} input files changed while the query ran; nothing was published:\n  {shown}")
+        raise InputMovedError(
+            f"{len(moved)} input files changed while the query ran; nothing was published:\n  {shown}"
+        )
 
 
-# -- partition by partition ----------------------------------------------------------------------------------------------
+# -- partition by partition -----------------------------------------------------------------------
 
 
 def _sub_path(build_id: str) -> str:
     return f"partitions/{build_id[3:5]}/{build_id[3:]}.json"
 
 
-def _run_partitions(
-    plan: Plan, store: Store, target: Target, progress: Progress
-) -> tuple[list[dict[str, Any]], int]:
+def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress) -> tuple[list[dict[str, Any]], int]:
     """Build the partitions whose inputs changed, in one query; find the others by their own ids."""
     found: dict[str, dict[str, Any] | None] = {}
     missing = []
@@ -173,7 +173,9 @@ def _run_partitions(
 
 def _same_unit(plan: SubPlan, ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> None:
     if (ours or {}).get("content_id") != (theirs or {}).get("content_id"):
-        raise NonDeterministicBuildError(f"The partition {plan.key} ({plan.build_id}) was built twice with different rows.")
+        raise NonDeterministicBuildError(
+            f"The partition {plan.key} ({plan.build_id}) was built twice with different rows."
+        )
 
 
 def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target) -> list[Unit]:
@@ -215,10 +217,12 @@ def require_local(plan: Plan, key: str, one: Unit | None, other: Unit | None) ->
         )
 
 
-# -- publishing ----------------------------------------------------------------------------------------------------------
+# -- publishing -----------------------------------------------------------------------------------
 
 
-def _publish(plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[str, Any], digits: int | None) -> Dataset:
+def _publish(
+    plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[str, Any], digits: int | None
+) -> Dataset:
     total = RowSum(digits)
     for unit in units:
         total.merge(RowSum.from_json(unit, digits=digits))

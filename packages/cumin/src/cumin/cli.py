@@ -5,9 +5,8 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from cumin import config
 from cumin.api import open_store
-from cumin.building import build_recipe, existing
+from cumin.building import build_recipe
 from cumin.compare import Change, data_changes, recipe_changes, row_changes, view_of_manifest, view_of_plan
 from cumin.dataset import load
 from cumin.errors import ConfigError, CuminError
@@ -55,7 +54,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     timer.daemon = True
     timer.start()
     try:
-        yield lambda message: status.update(message)
+        yield status.update
     finally:
         timer.cancel()
         timer.join()
@@ -92,7 +91,7 @@ def _lines(changes: list[Change]) -> list[str]:
     return [line for change in changes for line in change.lines()]
 
 
-# -- commands ------------------------------------------------------------------------------------------------------------
+# -- commands -------------------------------------------------------------------------------------
 
 
 def run_plan(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
@@ -105,12 +104,22 @@ def run_plan(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answ
     for name, table in plan.tables.items():
         parts = plan.state[name]
         files = sum(len(part.lines) for part in parts.values())
-        data["inputs"][name] = {"strength": table.strength, "partitions": len(parts), "of": len(table.partitions), "files": files}
-        lines.append(f"  reads     {name}: {len(parts)} of {len(table.partitions)} partitions, {files} files, by {table.strength}")
+        data["inputs"][name] = {
+            "strength": table.strength,
+            "partitions": len(parts),
+            "of": len(table.partitions),
+            "files": files,
+        }
+        lines.append(
+            f"  reads     {name}: {len(parts)} of {len(table.partitions)} partitions, {files} files, by {table.strength}"
+        )
     if plan.incremental and not hit:
         waiting = [each.key for each in plan.subplans if store.record(_sub(each.build_id)) is None]
         data["partitions"] = {"to_build": waiting, "all": len(plan.subplans)}
-        lines.append(f"  builds    {len(waiting)} of {len(plan.subplans)} partitions" + (f": {', '.join(waiting[:8])}" if waiting else ""))
+        lines.append(
+            f"  builds    {len(waiting)} of {len(plan.subplans)} partitions"
+            + (f": {', '.join(waiting[:8])}" if waiting else "")
+        )
     elif recipe.partition_by and not plan.incremental and not hit:
         lines.append("  builds    the whole: no lookback= says that its partitions can be built one by one")
     if not hit:
@@ -167,7 +176,9 @@ def run_log(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answe
     versions = store.versions(arguments.name)
     if not versions:
         raise ConfigError(f"{arguments.name!r} was never built here. Names: {', '.join(store.names()) or 'none'}.")
-    lines = [f"v{v['version']}  {v['created'][:19]}  {v['build_id'][:19]}  {v['content_id']}" for v in reversed(versions)]
+    lines = [
+        f"v{v['version']}  {v['created'][:19]}  {v['build_id'][:19]}  {v['content_id']}" for v in reversed(versions)
+    ]
     return versions, lines, 0
 
 
@@ -187,7 +198,14 @@ def run_diff(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answ
     data = data_changes(first, second)
     lines = [f"the same content: {first.content_id}" if data["equal"] else f"content: {data['content'][0]} -> {data['content'][1]}",
              f"rows: {data['rows'][0]:,} -> {data['rows'][1]:,}"]  # fmt: skip
-    for name in ("columns_added", "columns_gone", "columns_changed", "partitions_changed", "partitions_added", "partitions_gone"):
+    for name in (
+        "columns_added",
+        "columns_gone",
+        "columns_changed",
+        "partitions_changed",
+        "partitions_added",
+        "partitions_gone",
+    ):
         if data[name]:
             more = f" and {len(data[name]) - 12} more" if len(data[name]) > 12 else ""
             lines.append(f"{name.replace('_', ' ')}: {', '.join(data[name][:12])}{more}")
@@ -285,7 +303,9 @@ def run_check(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Ans
         first, second = check_twice(recipe, tell)
         data["twice"] = [first, second]
         code = 0 if first == second else 5
-        lines.append(f"built twice: {'the same content ' + first if first == second else f'{first} and {second}: it varies'}")
+        lines.append(
+            f"built twice: {'the same content ' + first if first == second else f'{first} and {second}: it varies'}"
+        )
     if arguments.locality:
         data["locality"] = check_locality(plan, tell)
         lines.append(f"{data['locality']} partitions depend on their look-back only")
@@ -300,7 +320,7 @@ def run_doctor(arguments: argparse.Namespace, tell: Callable[[str], None]) -> An
     return data, [store.place.url, *lines], 0 if all(well for _, well, _ in found) else 6
 
 
-# -- arguments -------------------------------------------------------------------------------------------------------------
+# -- arguments ------------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
@@ -308,7 +328,9 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON")
     common.add_argument("--store", help="path or URL of the store (else CUMIN_STORE, else .cumin)")
-    common.add_argument("--storage-option", action="append", default=[], metavar="NAME=VALUE", help="for a store on S3 or HDFS")
+    common.add_argument(
+        "--storage-option", action="append", default=[], metavar="NAME=VALUE", help="for a store on S3 or HDFS"
+    )
     main_parser = argparse.ArgumentParser(prog="cumin", description="Reproducible dataset builds.")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -324,7 +346,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         made = command(name, run, text)
         made.add_argument("file", help="the dataset file (YAML)")
-        made.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="replace a parameter")
+        made.add_argument(
+            "-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="replace a parameter"
+        )
         if name == "check":
             made.add_argument("--twice", action="store_true", help="build twice with different threads and compare")
             made.add_argument("--locality", action="store_true", help="build every partition alone and compare")
@@ -332,7 +356,10 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--partitions", metavar="FIRST..LAST", help="limit an incremental build to these")
     command("show", run_show, "one build: ids, inputs, columns, query").add_argument("build")
     command("log", run_log, "the versions of a name, newest first").add_argument("name", nargs="?")
-    for name, run, text in (("why", run_why, "why two builds have different ids"), ("diff", run_diff, "how two datasets differ")):
+    for name, run, text in (
+        ("why", run_why, "why two builds have different ids"),
+        ("diff", run_diff, "how two datasets differ"),
+    ):
         made = command(name, run, text)
         made.add_argument("a")
         made.add_argument("b")
@@ -378,7 +405,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         with _progress(arguments.json) as tell:
-            data, lines, code = arguments.run(arguments, tell)
+            answer: Answer = arguments.run(arguments, tell)
+        data, lines, code = answer
     except CuminError as error:
         if arguments.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}, ensure_ascii=False))

@@ -181,7 +181,9 @@ def data_changes(before: Dataset, after: Dataset) -> dict[str, Any]:
         "rows": [old["rows"], new["rows"]],
         "columns_added": [name for name in new_schema if name not in old_schema],
         "columns_gone": [name for name in old_schema if name not in new_schema],
-        "types_changed": {name: [old_schema[name], new_schema[name]] for name in shared if old_schema[name] != new_schema[name]},
+        "types_changed": {
+            name: [old_schema[name], new_schema[name]] for name in shared if old_schema[name] != new_schema[name]
+        },
         "columns_changed": [name for name in shared if old["columns"].get(name) != new["columns"].get(name)],
         "partitions_changed": [key for key in common if old_units[key]["content_id"] != new_units[key]["content_id"]],
         "partitions_added": sorted(new_units.keys() - old_units.keys()),
@@ -200,7 +202,9 @@ def row_changes(before: Dataset, after: Dataset, key: Sequence[str], limit: int)
     changes = data_changes(before, after)
     wrong = [column for column in key if column not in before.schema.names or column not in after.schema.names]
     if wrong or not key:
-        raise ConfigError([f"--key {column}: not a column of both datasets." for column in wrong] or "--rows needs --key.")
+        raise ConfigError(
+            [f"--key {column}: not a column of both datasets." for column in wrong] or "--rows needs --key."
+        )
     differing = set(changes["partitions_changed"] + changes["partitions_added"] + changes["partitions_gone"])
     same_parts = before.manifest["output"]["partition_by"] == after.manifest["output"]["partition_by"]
     sides = []

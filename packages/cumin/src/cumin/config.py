@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -23,6 +23,8 @@ from cumin.recipe import Recipe, parse_param
 from cumin.store import Store
 from cumin.udfs import Udf
 from cumin.units import Layout
+
+Made = TypeVar("Made")
 
 FIELDS = (
     "name", "sql", "sql_file", "params", "inputs", "engine", "partition_by", "order_key", "determinism", "salt", "layout",
@@ -64,7 +66,9 @@ def recipe_from(
             params[key] = parse_param(text, params[key], key)
         except ConfigError as error:
             problems += error.problems
-    inputs = _each(values.get("inputs") or {}, lambda each: input_from(each, folder=folder, store=store), "input", problems)
+    inputs = _each(
+        values.get("inputs") or {}, lambda each: input_from(each, folder=folder, store=store), "input", problems
+    )
     if problems:
         raise ConfigError(problems)
     how = values.get("determinism") or "strict"
@@ -99,16 +103,14 @@ def _each(values: Mapping[str, Any], make: Callable[[Any], Any], what: str, prob
     return made
 
 
-def _made(kind: Callable[..., Any], values: Mapping[str, Any], what: str) -> Any:
+def _made(kind: Callable[..., Made], values: Mapping[str, Any], what: str) -> Made:
     try:
         return kind(**values)
     except TypeError as error:
         raise ConfigError(f"{what}: {str(error).split(') ')[-1]}") from error
 
 
-def input_from(
-    values: Mapping[str, Any], *, folder: str | os.PathLike[str] = ".", store: Store | None = None
-) -> Input:
+def input_from(values: Mapping[str, Any], *, folder: str | os.PathLike[str] = ".", store: Store | None = None) -> Input:
     """An input from its description: ``{kind: hive, root: …, partition: dt}`` and so on. None stands for left out."""
     given = {key: value for key, value in values.items() if value is not None}
     kind = given.pop("kind", None)
@@ -146,16 +148,17 @@ def engine_from(values: Mapping[str, Any]) -> Engine:
     kind = given.pop("kind", None) or given.pop("name", "duckdb")
     given.pop("name", None)
     if kind == "duckdb":
-        return _made(duckdb, given, "engine")  # type: ignore[no-any-return]
+        return _made(duckdb, given, "engine")
     if kind == "spark":
         from cumin.engines.spark_engine import spark
 
-        return _made(spark, given, "engine")  # type: ignore[no-any-return]
+        return _made(spark, given, "engine")
     raise ConfigError(f"The engine {kind!r} is not known. Allowed: duckdb, spark.")
 
 
 def range_of(text: str) -> tuple[Any, ...]:
     """``2026-01-01..2026-01-31`` or ``a,b,c`` as the `partitions` of a recipe."""
+
     def value(piece: str) -> Any:
         for kind in (int, date.fromisoformat):
             try:

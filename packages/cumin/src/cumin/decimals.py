@@ -3,6 +3,7 @@
 The build id holds the query as it was written and the mode with its scale; what is run is kept in the manifest.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 
@@ -34,7 +35,7 @@ def over_decimals(query: Query, sums: Mapping[int, str], scale: int) -> str:
         edits.append((call.offset, found[tail].end, new))
     text = query.text
     edits.sort(reverse=True)
-    for (start, _, _), (_, end, _) in zip(edits, edits[1:], strict=False):
+    for (start, _, _), (_, end, _) in itertools.pairwise(edits):
         if end > start:
             raise QueryError(f"{query.position(start)}: a float sum inside another; cast to DECIMAL by hand there.")
     for start, end, new in edits:

@@ -8,14 +8,14 @@ Modes: `strict` refuses all of the below. `decimal` runs float sums and averages
 float sums pass and rounds floats before the content id is taken, which then says so.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 from sqlglot import exp
 
 from cumin import functions as known
-from cumin.analysis import Query, sources, walk_selects
+from cumin.analysis import NODE, Node, Query, sources, walk_selects
 from cumin.errors import ConfigError
 from cumin.lexer import Token, tokens
 from cumin.ordering import Keys, total
@@ -108,7 +108,9 @@ class Catalogue:
     aggregates: frozenset[str] = frozenset()
 
 
-def findings(query: Query, *, catalogue: Catalogue, keys: Keys, describe: Describe, udfs: Iterable[str] = ()) -> list[Finding]:
+def findings(
+    query: Query, *, catalogue: Catalogue, keys: Keys, describe: Describe, udfs: Iterable[str] = ()
+) -> list[Finding]:
     """All that may vary in `query`, in the order of their places. `udfs` are the caller's functions, judged elsewhere."""
     found_tokens = tokens(query.text, query.dialect)
     mine = {name.lower() for name in udfs}
@@ -135,7 +137,9 @@ def refused(all_findings: Iterable[Finding], how: Determinism) -> list[Finding]:
             continue
         if how.mode == "single-thread" and each.rule in _ORDER_RULES:
             continue
-        if each.rule == "float-sum" and (how.mode == "tolerant" or (how.mode == "decimal" and name in known.EXACT_SUMS)):
+        if each.rule == "float-sum" and (
+            how.mode == "tolerant" or (how.mode == "decimal" and name in known.EXACT_SUMS)
+        ):
             continue
         result.append(each)
     return result
@@ -169,8 +173,12 @@ def _by_name(found: list[Token], catalogue: Catalogue, mine: set[str]) -> Iterab
         elif name in known.APPROXIMATE:
             yield Finding("approximate", what, token.start, "is approximate and may vary. Use the exact function.")
         elif name in catalogue.aggregates and not _judged(name):
-            yield Finding("unknown-aggregate", what, token.start,
-                          f"is an aggregate that cumin does not know to be repeatable. Vouch for it with allow={name!r}.")
+            yield Finding(
+                "unknown-aggregate",
+                what,
+                token.start,
+                f"is an aggregate that cumin does not know to be repeatable. Vouch for it with allow={name!r}.",
+            )
 
 
 def _judged(name: str) -> bool:
@@ -196,7 +204,7 @@ class _Scan:
         self._tokens = found_tokens
         self._claimed: set[int] = set()
 
-    # -- calls ---------------------------------------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------------
 
     def select(self, select: exp.Select) -> None:
         distinct = select.args.get("distinct")
@@ -205,8 +213,13 @@ class _Scan:
         for join in select.args.get("joins") or []:
             if str(join.args.get("method") or "").upper() in ("ASOF", "POSITIONAL"):
                 method = str(join.args["method"]).upper()
-                self._add("asof-join", f"{method} JOIN", self._word(method), "takes any of several equal matches. Number "
-                          "them with row_number() over a total order and join on equality.")
+                self._add(
+                    "asof-join",
+                    f"{method} JOIN",
+                    self._word(method),
+                    "takes any of several equal matches. Number "
+                    "them with row_number() over a total order and join on equality.",
+                )
         for sample in select.find_all(exp.TableSample):
             if sample.find_ancestor(exp.Select) is select or sample.parent is select:
                 self._add("sample", "A sample", self._word("sample"), f"depends on the order of the rows. {_HASH_MOD}")
@@ -236,22 +249,30 @@ class _Scan:
         rows = spec is not None and str(spec.args.get("kind") or "").upper() in ("ROWS", "GROUPS")
         named = self._named_window(window, select)
         order = named.args.get("order") if named is not None else None
-        by = [*((named.args.get("partition_by") or []) if named is not None else []), *(order.expressions if order else [])]
+        by = [
+            *((named.args.get("partition_by") or []) if named is not None else []),
+            *(order.expressions if order else []),
+        ]
         numbered = name in known.NUMBERED
         if (numbered or rows) and not total(select, by, self.keys, cut_only=False):
-            self._add("numbering", f"{name}()", offset, "numbers rows whose order is not total. Add to its ORDER BY columns "
-                      "that are unique in each PARTITION BY, and declare them: key= of the input.")
+            self._add(
+                "numbering",
+                f"{name}()",
+                offset,
+                "numbers rows whose order is not total. Add to its ORDER BY columns "
+                "that are unique in each PARTITION BY, and declare them: key= of the input.",
+            )
         if not numbered and name in known.ORDERED:
             self._add("order-sensitive", f"{name}()", offset, "in a window depends on the order of the rows.")
         return name not in known.FLOAT_SUMS
 
-    def _named_window(self, window: exp.Window, select: exp.Select) -> exp.Expression | None:
+    def _named_window(self, window: exp.Window, select: exp.Select) -> Node | None:
         alias = window.args.get("alias")
         if alias is None:
             return window
         for each in select.args.get("windows") or []:
             if each.name.lower() == alias.name.lower():
-                found: exp.Expression = each
+                found: Node = each
                 return found
         return None
 
@@ -259,14 +280,21 @@ class _Scan:
         if name in known.EXTREMES:
             value, by = node.this, node.args.get("expression")
             parts = by.expressions if isinstance(by, (exp.Tuple, exp.Struct, exp.Anonymous)) else [by]
-            if value in [part.unalias() if isinstance(part, exp.Expression) else part for part in parts]:
+            if value in [part.unalias() if isinstance(part, NODE) else part for part in parts]:
                 return
-            self._add("order-sensitive", f"{name}()", offset, "takes any of several rows with the same value. Add the "
-                      f"result to what is compared: {name}(x, (y, x)).")
+            self._add(
+                "order-sensitive",
+                f"{name}()",
+                offset,
+                "takes any of several rows with the same value. Add the "
+                f"result to what is compared: {name}(x, (y, x)).",
+            )
             return
-        argument = node.this if isinstance(node.this, exp.Expression) else None
+        argument = node.this if isinstance(node.this, NODE) else None
         within = node.parent if isinstance(node.parent, exp.WithinGroup) else None
-        order = argument if isinstance(argument, exp.Order) else argument.find(exp.Order) if argument is not None else None
+        order = (
+            argument if isinstance(argument, exp.Order) else argument.find(exp.Order) if argument is not None else None
+        )
         if within is not None:
             order = within.args.get("expression")
         inner = argument.this if isinstance(argument, exp.Order) else argument
@@ -279,23 +307,29 @@ class _Scan:
                 return
         remedy = (
             "takes any of several equally frequent values. Group by the value and take the first of ORDER BY count(*) "
-            "DESC, value." if name == "mode"
+            "DESC, value."
+            if name == "mode"
             else f"depends on the order of the rows. Write {name}(x ORDER BY …) with the value itself or a declared key at the end."
         )
         self._add("order-sensitive", f"{name}()", offset, remedy)
 
     def _float_sum(self, name: str, offset: int, node: exp.Func, select: exp.Select) -> None:
-        argument = node.this if isinstance(node.this, exp.Expression) else None
+        argument = node.this if isinstance(node.this, NODE) else None
         if isinstance(node, exp.Anonymous):
             argument = node.expressions[0] if node.expressions else None
         kind = self._type(argument, select) if argument is not None else None
         if name in known.EXACT_SUMS and kind is not None and _exact(kind, name, self.query.dialect):
             return
         which = "its argument's type is not known" if kind is None else f"its argument is {kind}"
-        self._add("float-sum", f"{name}()", offset, f"adds up in an order that varies, and rounds ({which}). Cast to "
-                  "DECIMAL(p, s), or choose the mode decimal, single-thread or tolerant.")
+        self._add(
+            "float-sum",
+            f"{name}()",
+            offset,
+            f"adds up in an order that varies, and rounds ({which}). Cast to "
+            "DECIMAL(p, s), or choose the mode decimal, single-thread or tolerant.",
+        )
 
-    def _type(self, argument: exp.Expression, select: exp.Select) -> pa.DataType | None:
+    def _type(self, argument: Node, select: exp.Select) -> pa.DataType | None:
         """The engine's type of an expression inside its SELECT; None where the engine cannot say."""
         if isinstance(argument, exp.Distinct):
             argument = argument.expressions[0]
@@ -306,7 +340,7 @@ class _Scan:
             if select.args.get(name) is not None:
                 value = select.args[name]
                 probe.set(name, [each.copy() for each in value] if isinstance(value, list) else value.copy())
-        at: exp.Expression | None = select
+        at: Node | None = select
         while at is not None:
             clause = at.args.get("with_") or at.args.get("with")
             if isinstance(clause, exp.With):
@@ -323,14 +357,18 @@ class _Scan:
             return None
         return None if schema is None else schema.field(0).type
 
-    def _distinct_on(self, select: exp.Select, on: exp.Expression) -> None:
+    def _distinct_on(self, select: exp.Select, on: Node) -> None:
         order = select.args.get("order")
         by = [*on.expressions, *(order.expressions if order else [])]
         if order is None or not total(select, by, self.keys, cut_only=True):
-            self._add("distinct-on", "DISTINCT ON", self._word("distinct"),
-                      "keeps any of several rows. Add an ORDER BY whose columns are unique (a declared key of the input).")
+            self._add(
+                "distinct-on",
+                "DISTINCT ON",
+                self._word("distinct"),
+                "keeps any of several rows. Add an ORDER BY whose columns are unique (a declared key of the input).",
+            )
 
-    def limit(self, tree: exp.Expression) -> None:
+    def limit(self, tree: Node) -> None:
         """LIMIT, OFFSET and FETCH need a total order."""
         cut = [name for name in ("limit", "offset") if tree.args.get(name) is not None]
         if not cut:
@@ -340,18 +378,28 @@ class _Scan:
         if order is None or not total(inner, order.expressions, self.keys, cut_only=True):
             word = "fetch" if isinstance(tree.args.get("limit"), exp.Fetch) else cut[0]
             what = "has no ORDER BY" if order is None else "has an ORDER BY that is not total"
-            self._add("limit", word.upper(), self._word(word), f"{what}: which rows stay may vary. Order by columns that are "
-                      "unique: the GROUP BY columns, all columns that come out, or a declared key= of the input.")
+            self._add(
+                "limit",
+                word.upper(),
+                self._word(word),
+                f"{what}: which rows stay may vary. Order by columns that are "
+                "unique: the GROUP BY columns, all columns that come out, or a declared key= of the input.",
+            )
 
     def unseen(self, mine: set[str]) -> None:
         """Calls in the tokens that the tree did not show: refused, because nothing is known about them."""
         for call in self._calls:
             watched = call.name in known.ORDERED | known.FLOAT_SUMS | known.NUMBERED
             if watched and call.index not in self._claimed and call.name not in mine:
-                self._add("not-understood", f"{call.name}()", call.offset, "stands where cumin cannot judge it. Write it in "
-                          f"the SELECT list of a common table expression, or vouch for it with allow={call.name!r}.")
+                self._add(
+                    "not-understood",
+                    f"{call.name}()",
+                    call.offset,
+                    "stands where cumin cannot judge it. Write it in "
+                    f"the SELECT list of a common table expression, or vouch for it with allow={call.name!r}.",
+                )
 
-    # -- places --------------------------------------------------------------------------------------------------
+    # -- places ------------------------------------------------------------------------------------
 
     def _add(self, rule: str, what: str, offset: int, remedy: str) -> None:
         self.found.append(Finding(rule, what, offset, remedy))
@@ -374,9 +422,9 @@ class _Scan:
         self._claimed.add(chosen.index)
         return chosen.name, chosen.offset
 
-    def _window(self, node: exp.Expression) -> exp.Window | None:
+    def _window(self, node: Node) -> exp.Window | None:
         at = node.parent
-        inner: exp.Expression = node
+        inner: Node = node
         while isinstance(at, (exp.IgnoreNulls, exp.RespectNulls, exp.Filter, exp.WithinGroup)):
             inner, at = at, at.parent
         return at if isinstance(at, exp.Window) and at.this is inner else None
@@ -389,7 +437,7 @@ class _Scan:
         return samples[0] if word == "sample" and samples else 0
 
 
-def total_sources(select: exp.Select, by: list[exp.Expression], keys: Keys) -> bool:
+def total_sources(select: exp.Select, by: list[Node], keys: Keys) -> bool:
     """Whether `by` orders the rows that go into the SELECT's aggregates: the groups are of no help there."""
     before = exp.Select(expressions=[exp.Star()])
     for name in ("from_", "from", "joins", "with_", "with"):

@@ -30,7 +30,13 @@ class Collected:
     bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"kept": self.kept, "marked": self.marked, "deleted": self.deleted, "files": self.files, "bytes": self.bytes}
+        return {
+            "kept": self.kept,
+            "marked": self.marked,
+            "deleted": self.deleted,
+            "files": self.files,
+            "bytes": self.bytes,
+        }
 
 
 def pin(store: Store, spec: str, *, label: str | None = None, reason: str = "") -> str:
@@ -109,7 +115,9 @@ def _mark(store: Store, done: Collected, keep: int | None, markers: Marker | Non
             done.kept.setdefault(each, []).append(reason)
             entry = store.entry(each)
             if entry is not None and len(done.kept[each]) == 1:
-                parents = (parent for source in store.manifest(entry["manifest"])["inputs"] for parent in source["parents"])
+                parents = (
+                    parent for source in store.manifest(entry["manifest"])["inputs"] for parent in source["parents"]
+                )
                 waiting += [(parent["build_id"], f"input of {each[:15]}") for parent in parents]
 
     for name in store.names():

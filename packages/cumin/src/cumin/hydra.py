@@ -12,9 +12,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cumin.api import open_store
 from cumin.building import Progress, build_recipe, quiet
 from cumin.config import recipe_from
-from cumin.api import open_store
 from cumin.dataset import Dataset
 from cumin.errors import ConfigError
 from cumin.recipe import Recipe

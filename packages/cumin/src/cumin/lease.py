@@ -126,5 +126,3 @@ def _beat_of(store: Store, path: str) -> bytes:
         return store.place.read(path)
     except FileNotFoundError:
         return b""
-
-

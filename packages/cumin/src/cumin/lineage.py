@@ -92,7 +92,9 @@ def _up(result: Graph, dataset: Dataset, level: int, *, follow: bool) -> None:
                 try:
                     _up(result, load(parent["build_id"], Store(parent["store"])), level + 1, follow=True)
                 except NotFoundError:
-                    result.add(Vertex(parent["build_id"], "gone", parent["name"], ["no longer in its store"], level + 1))
+                    result.add(
+                        Vertex(parent["build_id"], "gone", parent["name"], ["no longer in its store"], level + 1)
+                    )
                 result.connect(parent["build_id"], dataset.build_id)
             continue
         key = f"{each['kind']}:{each['root']}:{each['name']}"
@@ -121,7 +123,11 @@ def openlineage(dataset: Dataset) -> dict[str, Any]:
     run = str(uuid.uuid5(uuid.NAMESPACE_URL, dataset.build_id))
 
     def facet(kind: str, version: str, **values: Any) -> dict[str, Any]:
-        return {"_producer": PRODUCER, "_schemaURL": f"https://openlineage.io/spec/facets/{version}/{kind}.json", **values}
+        return {
+            "_producer": PRODUCER,
+            "_schemaURL": f"https://openlineage.io/spec/facets/{version}/{kind}.json",
+            **values,
+        }
 
     def columns(text: str) -> dict[str, Any]:
         fields = [{"name": each.name, "type": str(each.type)} for each in read_schema(text)]
@@ -160,7 +166,9 @@ def openlineage(dataset: Dataset) -> dict[str, Any]:
         "job": {
             "namespace": "cumin",
             "name": dataset.name,
-            "facets": {"sql": facet("SQLJobFacet", "1-1-0", query=manifest["recipe"]["text"], dialect=_dialect(manifest))},
+            "facets": {
+                "sql": facet("SQLJobFacet", "1-1-0", query=manifest["recipe"]["text"], dialect=_dialect(manifest))
+            },
         },
         "inputs": inputs,
         "outputs": [output],

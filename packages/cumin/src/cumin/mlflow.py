@@ -24,7 +24,7 @@ from cumin.store import Store
 BUILD_TAG, CONTENT_TAG, STORE_TAG, NAME_TAG = "cumin.build_id", "cumin.content_id", "cumin.store", "cumin.name"
 
 
-class CuminSource(DatasetSource):
+class CuminSource(DatasetSource):  # type: ignore[misc]
     """A build in a store, as MLflow keeps it beside an input."""
 
     def __init__(self, store: str, build_id: str) -> None:
@@ -54,7 +54,7 @@ class CuminSource(DatasetSource):
         return cls(source_dict["store"], source_dict["build_id"])
 
 
-class CuminDataset(MetaDataset):
+class CuminDataset(MetaDataset):  # type: ignore[misc]
     """A dataset's description for MLflow: its digest is the whole content id (35 characters; MLflow keeps 36)."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -126,7 +126,9 @@ def lineage(run_id: str, *, uri: str | None = None, stores: Iterable[Store] = ()
         raise NotFoundError(f"MLflow has no run {run_id!r}: {error}") from error
     builds = sorted(_builds_of(run))
     if not builds:
-        raise NotFoundError(f"The run {run_id} names no cumin dataset (tag {BUILD_TAG}); it was not logged by log_input.")
+        raise NotFoundError(
+            f"The run {run_id} names no cumin dataset (tag {BUILD_TAG}); it was not logged by log_input."
+        )
     result = Graph()
     result.add(Vertex(f"run:{run_id}", "run", f"MLflow run {run.info.run_name or run_id}", [run_id], -1))
     for version in client.search_model_versions(f"run_id = '{run_id}'"):

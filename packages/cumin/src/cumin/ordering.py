@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sqlglot import exp
 
-from cumin.analysis import sources, table_name
+from cumin.analysis import Node, sources, table_name
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Keys:
     relied: set[str] = field(default_factory=set)
 
 
-def text(node: exp.Expression) -> str:
+def text(node: Node) -> str:
     """An expression in one spelling: identifiers in lower case and unquoted."""
     copy = node.copy()
     for identifier in copy.find_all(exp.Identifier):
@@ -30,7 +30,7 @@ def text(node: exp.Expression) -> str:
     return str(copy.sql(dialect="duckdb", comments=False))
 
 
-def total(select: exp.Expression, by: Iterable[exp.Expression], keys: Keys, *, cut_only: bool) -> bool:
+def total(select: Node, by: Iterable[Node], keys: Keys, *, cut_only: bool) -> bool:
     """Whether `by` orders the rows of `select` totally. `cut_only`: rows are cut off at the end, not numbered."""
     given = _spellings(by, select)
     if cut_only and _covers_output(select, given):
@@ -46,7 +46,7 @@ def total(select: exp.Expression, by: Iterable[exp.Expression], keys: Keys, *, c
     return _covers_sources(select, given, keys)
 
 
-def _spellings(by: Iterable[exp.Expression], select: exp.Expression) -> set[str]:
+def _spellings(by: Iterable[Node], select: Node) -> set[str]:
     """Each expression as written, without its table, and what its alias or its position stands for."""
     found: set[str] = set()
     outputs = select.selects if isinstance(select, exp.Query) else []
@@ -63,16 +63,18 @@ def _spellings(by: Iterable[exp.Expression], select: exp.Expression) -> set[str]
     return found
 
 
-def _in(node: exp.Expression, given: set[str], select: exp.Select) -> bool:
+def _in(node: Node, given: set[str], select: exp.Select) -> bool:
     if text(node) in given:
         return True
     if isinstance(node, exp.Column):
         # `x` and `t.x` are one column where the SELECT has one source.
         return node.name.lower() in given and (len(sources(select)) == 1 or not node.table)
-    return any(each.alias and text(each.unalias()) == text(node) and each.alias.lower() in given for each in select.selects)
+    return any(
+        each.alias and text(each.unalias()) == text(node) and each.alias.lower() in given for each in select.selects
+    )
 
 
-def _covers_output(select: exp.Expression, given: set[str]) -> bool:
+def _covers_output(select: Node, given: set[str]) -> bool:
     order = select.args.get("order")
     if order is not None and any(text(each.this) == "all" for each in order.expressions):
         return True
@@ -82,7 +84,7 @@ def _covers_output(select: exp.Expression, given: set[str]) -> bool:
     return all(each.alias_or_name.lower() in given or text(each.unalias()) in given for each in outputs)
 
 
-def group_expressions(select: exp.Select) -> list[exp.Expression] | None:
+def group_expressions(select: exp.Select) -> list[Node] | None:
     """What a SELECT groups by, with positions and aliases put right; None for GROUPING SETS and their like."""
     group = select.args["group"]
     if any(group.args.get(name) for name in ("grouping_sets", "cube", "rollup")):
@@ -130,7 +132,7 @@ def _bare(given: set[str], column: str) -> bool:
     return column in given and not any(each.endswith(f".{column}") for each in given)
 
 
-def source_key(source: exp.Expression, keys: Keys, relied: set[str]) -> list[str] | None:
+def source_key(source: Node, keys: Keys, relied: set[str]) -> list[str] | None:
     """Columns of a source that are unique together, or None if nothing says so."""
     if isinstance(source, exp.Table):
         common = _common(source)
@@ -146,29 +148,32 @@ def source_key(source: exp.Expression, keys: Keys, relied: set[str]) -> list[str
     return None
 
 
-def _common(table: exp.Table) -> exp.Expression | None:
+def _common(table: exp.Table) -> Node | None:
     """The query behind the name of a common table expression; None for a table, and for a recursive one."""
     if table.db:
         return None
-    at: exp.Expression | None = table
+    at: Node | None = table
     while at is not None:
         clause = at.args.get("with_") or at.args.get("with")
         if isinstance(clause, exp.With) and not clause.args.get("recursive"):
             for common in clause.expressions:
                 if common.alias.lower() == table.name.lower() and not common.args["alias"].columns:
-                    found: exp.Expression = common.this
+                    found: Node = common.this
                     return found
         at = at.parent
     return None
 
 
-def _output_key(select: exp.Expression, keys: Keys, relied: set[str]) -> list[str] | None:
+def _output_key(select: Node, keys: Keys, relied: set[str]) -> list[str] | None:
     """The names under which a key of `select` comes out of it, if it does."""
     if not isinstance(select, exp.Select):
         return None
     names = {text(each.unalias()): each.alias_or_name.lower() for each in select.selects if not each.is_star}
-    bare = {each.unalias().name.lower(): each.alias_or_name.lower()
-            for each in select.selects if isinstance(each.unalias(), exp.Column) and not each.is_star}
+    bare = {
+        each.unalias().name.lower(): each.alias_or_name.lower()
+        for each in select.selects
+        if isinstance(each.unalias(), exp.Column) and not each.is_star
+    }
     distinct = select.args.get("distinct")
     if distinct is not None and not distinct.args.get("on") and names and not any(e.is_star for e in select.selects):
         return list(names.values())

@@ -88,7 +88,9 @@ def place(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None)
     try:
         file_system, path = _remote(text, dict(options or {}))
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{text} cannot be reached: {error}. Allowed: a path, s3://, hdfs://, or an fsspec URL.") from error
+        raise ConfigError(
+            f"{text} cannot be reached: {error}. Allowed: a path, s3://, hdfs://, or an fsspec URL."
+        ) from error
     return RemotePlace(file_system, path.rstrip("/"), text.rstrip("/"))
 
 
@@ -98,7 +100,7 @@ def _remote(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSyste
         from hdfs_native.fsspec import HdfsFileSystem, ViewfsFileSystem
 
         kind = HdfsFileSystem if url.startswith("hdfs") else ViewfsFileSystem
-        where = kind._get_kwargs_from_urls(url)
+        where: dict[str, Any] = kind._get_kwargs_from_urls(url)
         return kind(**where, **options), kind._strip_protocol(url)
     file_system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     return file_system, path

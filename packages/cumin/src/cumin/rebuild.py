@@ -55,7 +55,7 @@ def recipe_of(manifest: Mapping[str, Any], store: Store, udfs: Mapping[str, Udf]
 
 def _source(each: Mapping[str, Any]) -> dict[str, Any]:
     """An input's description without empty options, as `config.input_from` takes it."""
-    empty = ((), [], {}, "", None)
+    empty: tuple[Any, ...] = ((), [], {}, "", None)
     source = {key: value for key, value in each["source"].items() if value not in empty}
     if each["kind"] == "cumin":
         source = {key: value for key, value in source.items() if key in ("kind", "store", "build_id", "key")}
@@ -63,7 +63,12 @@ def _source(each: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rebuild(
-    store: Store, spec: str, *, into: Store | None = None, udfs: Mapping[str, Udf] | None = None, progress: Progress = quiet
+    store: Store,
+    spec: str,
+    *,
+    into: Store | None = None,
+    udfs: Mapping[str, Udf] | None = None,
+    progress: Progress = quiet,
 ) -> Dataset:
     """Run a build again, from its manifest (a name in the store, or a manifest's file), and compare the rows.
 
@@ -119,7 +124,8 @@ def check_locality(plan: Plan, progress: Progress = quiet) -> int:
             target = Target(Path(folder, str(number)), recipe.partition_by, recipe.order_key, recipe.layout)
             target.folder.mkdir()
             state = {
-                name: {key: plan.state[name][key] for each in subplans for key in each.reads[name]} for name in plan.tables
+                name: {key: plan.state[name][key] for each in subplans for key in each.reads[name]}
+                for name in plan.tables
             }
             relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
             sql = only_partitions(plan, [each.key for each in subplans])

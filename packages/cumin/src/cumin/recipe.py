@@ -44,19 +44,27 @@ class Recipe:
     def __post_init__(self) -> None:
         problems = []
         if not _NAME.fullmatch(self.name):
-            problems.append(f"The name {self.name!r}: allowed are letters, digits, '_', '-' and '.', a letter or digit first.")
+            problems.append(
+                f"The name {self.name!r}: allowed are letters, digits, '_', '-' and '.', a letter or digit first."
+            )
         folded: dict[str, str] = {}
         for name in self.inputs:
             other = folded.setdefault(name.lower(), name)
             if other != name:
-                problems.append(f"The inputs {other!r} and {name!r} differ only in case, which SQL does not see; rename one.")
+                problems.append(
+                    f"The inputs {other!r} and {name!r} differ only in case, which SQL does not see; rename one."
+                )
         problems += self._lookback_problems()
         if problems:
             raise ConfigError(problems)
 
     def _lookback_problems(self) -> list[str]:
         if self.lookback is None:
-            return [] if self.partitions is None else ["partitions= needs lookback=: only an incremental build can be limited."]
+            return (
+                []
+                if self.partitions is None
+                else ["partitions= needs lookback=: only an incremental build can be limited."]
+            )
         problems = []
         if len(self.partition_by) != 1:
             problems.append("An incremental build (lookback=) needs partition_by= with exactly one column.")
@@ -109,5 +117,7 @@ def parse_param(text: str, like: Any, name: str) -> Any:
         if isinstance(like, list) and like:
             return [parse_param(item.strip(), like[0], name) for item in text.split(",")]
     except (ValueError, KeyError, ArithmeticError) as error:
-        raise ConfigError(f"-p {name}={text}: the parameter is a {type(like).__name__}, as in the dataset file.") from error
+        raise ConfigError(
+            f"-p {name}={text}: the parameter is a {type(like).__name__}, as in the dataset file."
+        ) from error
     raise ConfigError(f"-p {name}={text}: no type to read it by; give it a value in the dataset file.")

@@ -52,6 +52,23 @@ def _keys(path: tuple[str, ...], count: int) -> tuple[Key, ...]:
     return tuple(Key(row[0], row[1] | np.uint64(1), row[2] | np.uint64(1)) for row in raw)
 
 
+_NAMED: tuple[tuple[str, Any], ...] = (
+    ("null", pa.types.is_null),
+    ("string", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t)),
+    ("binary", lambda t: any(test(t) for test in _BINARY)),
+    ("date", pa.types.is_date),
+    ("time", pa.types.is_time),
+    ("duration", pa.types.is_duration),
+    ("interval", lambda t: t == pa.month_day_nano_interval()),
+)
+_BINARY: tuple[Any, ...] = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
+
+
 def type_form(kind: pa.DataType) -> list[Any]:
     """The canonical form of a type: what enters a content id. Raises EngineError for a type that has none."""
     if isinstance(kind, pa.BaseExtensionType):
@@ -74,18 +91,6 @@ def type_form(kind: pa.DataType) -> list[Any]:
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return [str(kind)]
     raise EngineError(f"A column of the type {kind} has no content id. Cast it in the query, to a string for instance.")
-
-
-_NAMED = (
-    ("null", pa.types.is_null),
-    ("string", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t)),
-    ("binary", lambda t: any(test(t) for test in _BINARY)),
-    ("date", pa.types.is_date),
-    ("time", pa.types.is_time),
-    ("duration", pa.types.is_duration),
-    ("interval", lambda t: t == pa.month_day_nano_interval()),
-)
-_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -64,13 +64,15 @@ class Store:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptError(f"{self.place.full('cumin.json')} is not what cumin wrote; nothing was touched.") from error
+            raise CorruptError(
+                f"{self.place.full('cumin.json')} is not what cumin wrote; nothing was touched."
+            ) from error
         if newer:
             raise StoreFormatError(
                 f"The store {self.place.url} has format {found['format']}; this cumin reads up to {FORMAT}. Update cumin."
             )
 
-    # -- builds and manifests --------------------------------------------------------------------------------------
+    # -- builds and manifests ----------------------------------------------------------------------
 
     def entry(self, build_id: str) -> dict[str, Any] | None:
         """The build entry, or None: then there is no such dataset."""
@@ -115,7 +117,7 @@ class Store:
         """Take a build out. Its data stays until gc finds that nothing else names it."""
         self.place.delete(f"builds/{build_id[3:5]}/{build_id[3:]}.json")
 
-    # -- data --------------------------------------------------------------------------------------------------------
+    # -- data --------------------------------------------------------------------------------------
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -142,7 +144,7 @@ class Store:
                 self.place.put(file.path, path)
                 self.reach("file-put")
                 mine.append({**file.to_json(), "path": path})
-            described = {"format": FORMAT, "content_id": unit.content_id, "files": mine}
+            described: dict[str, Any] = {"format": FORMAT, "content_id": unit.content_id, "files": mine}
             if self._create(f"{folder}/unit.json", sealed(described)):
                 found = described
             else:  # another builder had the same rows: its files stay, ours go
@@ -175,7 +177,7 @@ class Store:
             self.place.delete(file["path"])
             self.place.put(ours.pop(file["blake3"]), file["path"])
 
-    # -- names -------------------------------------------------------------------------------------------------------
+    # -- names -------------------------------------------------------------------------------------
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """The versions of a name, oldest first."""
@@ -234,7 +236,7 @@ class Store:
         pin = self._sealed(f"pins/{name}@{label}.json")
         return [pin["build_id"]] if pin else []
 
-    # -- small records: pins, conflicts, tombstones, marks, listings -----------------------------------------------------
+    # -- small records: pins, conflicts, tombstones, marks, listings -------------------------------
 
     def record(self, path: str) -> dict[str, Any] | None:
         """A sealed record, or None."""
@@ -248,7 +250,7 @@ class Store:
             return True
         return self._create(path, sealed(value))
 
-    # -- bytes -----------------------------------------------------------------------------------------------------------
+    # -- bytes -------------------------------------------------------------------------------------
 
     def _ensure(self) -> None:
         if self.place.size("cumin.json") is None:

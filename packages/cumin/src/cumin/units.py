@@ -33,7 +33,11 @@ class Layout:
     rows_per_group: int = 131_072
 
     def form(self) -> dict[str, Any]:
-        return {"compression": self.compression, "rows_per_file": self.rows_per_file, "rows_per_group": self.rows_per_group}
+        return {
+            "compression": self.compression,
+            "rows_per_file": self.rows_per_file,
+            "rows_per_group": self.rows_per_group,
+        }
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,10 @@ class UnitWriter:
 
     def _write(self, group: pa.Table) -> None:
         if self._open is None:
-            path = self._target.folder / f"{blake3(self._unit.partition.encode()).hexdigest()[:12]}-{len(self._unit.files):05}.parquet"
+            path = (
+                self._target.folder
+                / f"{blake3(self._unit.partition.encode()).hexdigest()[:12]}-{len(self._unit.files):05}.parquet"
+            )
             file = path.open("xb")
             hashing = _Hashing(file)
             writer = pq.ParquetWriter(
@@ -215,7 +222,9 @@ def _write_partitions(batches: Iterable[pa.RecordBatch], schema: pa.Schema, targ
                     if writer is not None:
                         yield writer.close()
                     if key in done:
-                        raise EngineError(f"The engine gave rows of {key} in two runs; it must sort by {target.partition_by}.")
+                        raise EngineError(
+                            f"The engine gave rows of {key} in two runs; it must sort by {target.partition_by}."
+                        )
                     done.add(key)
                     writer, current = UnitWriter(key, schema, target), key
                 assert writer is not None

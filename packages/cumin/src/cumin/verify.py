@@ -16,7 +16,9 @@ from cumin.store import Store
 _BUFFER = 1 << 20
 
 
-def verify(store: Store, spec: str | None, *, level: str = "stat", progress: Callable[[str], None] = lambda m: None) -> list[str]:
+def verify(
+    store: Store, spec: str | None, *, level: str = "stat", progress: Callable[[str], None] = lambda m: None
+) -> list[str]:
     """What is wrong with a build (or, without `spec`, with every build and name): one sentence each; none if whole.
 
     `level`: ``stat`` compares sizes, ``bytes`` the BLAKE3 of every file, ``rows`` the content id of the rows read.
@@ -116,7 +118,9 @@ def _rows(store: Store, manifest: dict[str, Any], content_id: str) -> list[str]:
         mine = RowSum(digits)
         for file in unit["files"]:
             try:
-                with pq.ParquetFile(store.place.full(file["path"]), filesystem=system, page_checksum_verification=True) as opened:
+                with pq.ParquetFile(
+                    store.place.full(file["path"]), filesystem=system, page_checksum_verification=True
+                ) as opened:
                     schema = opened.schema_arrow
                     for batch in opened.iter_batches():
                         mine.update(batch)
@@ -137,8 +141,15 @@ def doctor(store: Store) -> list[tuple[str, bool, str]]:
     try:
         first, second = store.place.create(probe, b"a"), store.place.create(probe, b"b")
         kept = store.place.read(probe) == b"a"
-        found.append(("create-only writes", first and not second and kept,
-                      "the second writer of a file is told so" if first and not second else "two writers both succeed: unsafe"))
+        found.append(
+            (
+                "create-only writes",
+                first and not second and kept,
+                "the second writer of a file is told so"
+                if first and not second
+                else "two writers both succeed: unsafe",
+            )
+        )
         store.place.replace(probe, b"c")
         found.append(("replace", store.place.read(probe) == b"c", "a file can be written over whole"))
     except OSError as error:

@@ -21,7 +21,9 @@ from cumin.units import Target, Unit, write_units
 BATCH_ROWS = 122_880  # DuckDB's own row group
 VERSION_POLICIES = ("exact", "minor", "major", "ignore")
 # The same in every engine: the first 60 bits of MD5 over the seed and the key's text.
-HASH_MOD = "CREATE MACRO hash_mod(k, n, seed) AS (('0x' || left(md5(concat(seed, ':', CAST(k AS VARCHAR))), 15))::BIGINT % n)"
+HASH_MOD = (
+    "CREATE MACRO hash_mod(k, n, seed) AS (('0x' || left(md5(concat(seed, ':', CAST(k AS VARCHAR))), 15))::BIGINT % n)"
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class DuckDB(Engine):
             connection.execute("SET python_enable_replacements = false")  # a variable of the caller's is no table
             connection.execute(HASH_MOD)
             for name, udf in udfs.items():
-                kinds = [_type_name(connection, kind) for kind in udf.arguments]
+                kinds: Any = [_type_name(connection, kind) for kind in udf.arguments]
                 connection.create_function(name, udf.function, kinds, _type_name(connection, udf.returns))
             yield connection
         finally:
@@ -158,7 +160,9 @@ class DuckDBSession(Session):
         except engine.Error as error:
             raise QueryError(f"The query does not bind: {error}") from error
 
-    def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
+    def keep(
+        self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]
+    ) -> list[bool]:
         assert self._connection is not None
         rows = [*values, tuple(None for _ in column_types)]
         columns = {
@@ -273,10 +277,14 @@ def keyed_diff(before: Any, after: Any, key: list[str], columns: list[str], limi
         for name, (paths, dataset) in (("a", before), ("b", after)):
             table: Any = dataset.schema.empty_table()
             if paths:
-                table = pads.dataset(paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow())
+                table = pads.dataset(
+                    paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow()
+                )
             connection.register(name, table)
         on = " AND ".join(f'a."{_quoted(each)}" IS NOT DISTINCT FROM b."{_quoted(each)}"' for each in key)
-        differs = " OR ".join(f'a."{_quoted(each)}" IS DISTINCT FROM b."{_quoted(each)}"' for each in columns) or "false"
+        differs = (
+            " OR ".join(f'a."{_quoted(each)}" IS DISTINCT FROM b."{_quoted(each)}"' for each in columns) or "false"
+        )
         shown = ", ".join(f'"{_quoted(each)}"' for each in key)
         what = {
             "added": f"SELECT {_prefixed('b', key)} FROM b ANTI JOIN a ON {on}",

@@ -65,5 +65,11 @@ class DatasetTable(Table):
         return Relation(self.schema, paths, self.place, "parquet", self.place.root)
 
     def parents(self) -> list[dict[str, str]]:
-        return [{"name": self.dataset.name, "build_id": self.dataset.build_id, "content_id": self.dataset.content_id,
-                 "store": self.place.url}]
+        return [
+            {
+                "name": self.dataset.name,
+                "build_id": self.dataset.build_id,
+                "content_id": self.dataset.content_id,
+                "store": self.place.url,
+            }
+        ]

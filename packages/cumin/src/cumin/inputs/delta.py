@@ -63,7 +63,9 @@ class DeltaTable(Table):
         except ImportError as error:
             raise ConfigError("cumin.delta needs the package deltalake: pip install 'cumin[delta]'.") from error
         try:
-            opened = deltalake.DeltaTable(source.uri, version=source.version, storage_options=dict(source.storage_options))
+            opened = deltalake.DeltaTable(
+                source.uri, version=source.version, storage_options=dict(source.storage_options)
+            )
             metadata = opened.metadata()
             actions = pa.table(opened.get_add_actions(flatten=False))
             schema = pa.schema(opened.schema().to_arrow())
@@ -81,7 +83,9 @@ class DeltaTable(Table):
         self.schema = pa.schema(fields + [schema.field(name) for name in self.partition_columns])
         self.partitions = {}
         self._lines: dict[str, list[str]] = {}
-        for row in actions.select([n for n in ("path", "size_bytes", "modification_time", "partition") if n in actions.column_names]).to_pylist():
+        for row in actions.select(
+            [n for n in ("path", "size_bytes", "modification_time", "partition") if n in actions.column_names]
+        ).to_pylist():
             values = row.get("partition") or row.get("partition_values") or {}
             texts = tuple(None if values.get(name) is None else str(values[name]) for name in self.partition_columns)
             key = partition_key(self.partition_columns, texts)
@@ -111,4 +115,6 @@ class DeltaTable(Table):
 
 
 def _has_vectors(actions: pa.Table) -> bool:
-    return any(name.startswith("deletion_vector") and actions[name].null_count < len(actions) for name in actions.column_names)
+    return any(
+        name.startswith("deletion_vector") and actions[name].null_count < len(actions) for name in actions.column_names
+    )

@@ -109,8 +109,11 @@ def hive(
     """
     _check(format, strength)
     columns = dict(partition) if isinstance(partition, Mapping) else dict.fromkeys(_names(partition))
-    wrong = [f"The partition column {name!r} has the type {kind!r}. Allowed: {', '.join(PARTITION_TYPES)}."
-             for name, kind in columns.items() if kind is not None and kind not in PARTITION_TYPES]
+    wrong = [
+        f"The partition column {name!r} has the type {kind!r}. Allowed: {', '.join(PARTITION_TYPES)}."
+        for name, kind in columns.items()
+        if kind is not None and kind not in PARTITION_TYPES
+    ]
     if wrong or not columns:
         raise ConfigError(wrong or "partition= names no column; for a table without partitions use cumin.files.")
     return Hive(
@@ -229,7 +232,7 @@ class FileTable(Table):
         raise InputError(f"{self.root} has no file to read.")
 
     @cached_property
-    def schema(self) -> pa.Schema:  # type: ignore[override]
+    def schema(self) -> pa.Schema:
         """The first file's columns, then the partition columns."""
         kind = file_format(self.format, {"delimiter": self.source.delimiter})
         path = self.place.full(self._first_file)
@@ -297,4 +300,6 @@ class FileTable(Table):
             if self.partition_columns:
                 values += [self.typed(key)] * len(names)
         csv = {"delimiter": self.source.delimiter}
-        return Relation(self.schema, paths, self.place, self.format, self.place.root, self.partition_columns, values, csv)
+        return Relation(
+            self.schema, paths, self.place, self.format, self.place.root, self.partition_columns, values, csv
+        )

@@ -221,14 +221,18 @@ def cache_folder() -> Path:
 
 def _cache() -> sqlite3.Connection:
     connection = sqlite3.connect(cache_folder() / "digests.sqlite", timeout=30)
-    connection.execute("CREATE TABLE IF NOT EXISTS digests (file TEXT, strength TEXT, state TEXT, digest TEXT, "
-                       "PRIMARY KEY (file, strength)) WITHOUT ROWID")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS digests (file TEXT, strength TEXT, state TEXT, digest TEXT, "
+        "PRIMARY KEY (file, strength)) WITHOUT ROWID"
+    )
     return connection
 
 
 def _recall(cache: sqlite3.Connection, place: Place, folder: str, text: str, strength: str) -> str | None:
     file = _file_key(place, folder, text)
-    row = cache.execute("SELECT state, digest FROM digests WHERE file = ? AND strength = ?", (file, strength)).fetchone()
+    row = cache.execute(
+        "SELECT state, digest FROM digests WHERE file = ? AND strength = ?", (file, strength)
+    ).fetchone()
     return row[1] if row and row[0] == text else None
 
 
