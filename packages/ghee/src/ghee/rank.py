@@ -1,0 +1,296 @@
+"""The loop of one rank: receive, call the function, send. It runs in the thread that debuggers and MPI expect."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cloudpickle
+
+from ghee import context, failure
+from ghee.codec import rows_of
+from ghee.errors import BatchError, CancelledError
+from ghee.protocol import messages as m
+from ghee.protocol.delivery import End, StreamEnded
+from ghee.protocol.messages import BatchId
+from ghee.stream import Batches
+from ghee.task import RankTask
+from ghee.transfer.manager import Arrived, TransferManager
+
+
+def run_rank(
+    manager: TransferManager,
+    stage: str,
+    world_rank: int,
+    world_size: int,
+    *,
+    inline: bool = False,
+    task: RankTask | None = None,
+) -> None:
+    """Join the run, do the task, tell how it ended, and wait to be stopped.
+
+    The task comes from the driver unless it is given: what runs in the driver's own process need not pickle.
+    """
+    place = _Where(manager.rank, stage)
+    try:
+        blob = manager.join(os.getpid())
+        task = task or _load(blob)
+        world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
+        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
+        manager.configure(task.settings)
+        result = _RUNNERS[task.kind](manager, task, place)
+        manager.tell(m.Returned(manager.rank, _dump(result, task)))
+        manager.wait_for_stop()
+    except CancelledError:
+        pass
+    except BaseException as error:  # sys.exit too: the driver is told, whatever it was
+        manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place)))))
+        manager.wait_for_stop()
+    finally:
+        context.leave()
+
+
+def _load(blob: bytes) -> RankTask:
+    try:
+        task: RankTask = cloudpickle.loads(blob)
+    except Exception as error:
+        error.add_note(
+            "the function could not be loaded in the rank: it needs something that is there in your process, but that "
+            f"{sys.executable} does not find in a process of its own (a module beside the script or installed is found)"
+        )
+        raise
+    return task
+
+
+def _dump(result: object, task: RankTask) -> bytes:
+    try:
+        data: bytes = cloudpickle.dumps(result)
+    except Exception as error:
+        kind = type(result).__name__
+        raise BatchError(
+            f"the result of the {task.kind} {task.stage!r}, a {kind}, cannot be sent back: {error}; "
+            "return what pickles (numbers, arrays, a state_dict), or write it to a file and return its path"
+        ) from error
+    return data
+
+
+class _Where:
+    """Where a rank is, for error messages."""
+
+    def __init__(self, rank: m.RankId, stage: str) -> None:
+        self.rank = rank
+        self.stage = stage
+        self.batch: BatchId | None = None
+
+    def at(self, name: BatchId | None) -> None:
+        self.batch = name
+
+    def __str__(self) -> str:
+        if self.batch is None:
+            return f"stage {self.stage!r}, rank {self.rank.index}"
+        epoch, split, seq = self.batch[:3]
+        return f"stage {self.stage!r}, rank {self.rank.index}, batch {seq} of split {split} in epoch {epoch}"
+
+
+class _Function:
+    """The user's function of a map stage, whatever its kind: function, generator function, class, callable object."""
+
+    def __init__(self, function: Callable[..., object] | None) -> None:
+        self._call: Any = function
+        if function is not None and _is_class(function):
+            self._call = function()
+        self._close: Any = None if inspect.isroutine(self._call) else getattr(self._call, "close", None)
+
+    def __call__(self, batch: object) -> Iterator[object]:
+        """The batches that come of one batch."""
+        result = batch if self._call is None else self._call(batch)
+        if inspect.isgenerator(result) or (isinstance(result, Iterator) and not hasattr(result, "shape")):
+            yield from (item for item in result if item is not None)
+        elif result is not None:
+            yield result
+
+    def close(self) -> None:
+        if callable(self._close):
+            self._close()
+
+
+def _is_class(function: object) -> bool:
+    return isinstance(function, type) or (isinstance(function, functools.partial) and isinstance(function.func, type))
+
+
+def _apply(
+    manager: TransferManager, function: _Function, name: BatchId, batch: object, rows: int, *, ordered: bool, redo: bool
+) -> None:
+    """Call the function on one batch and send what comes of it.
+
+    What is made again (`redo`) does not wait for room: nothing else might move before it is there.
+    """
+    began, waited = time.perf_counter(), manager.times.waited_room
+    outputs = rows_out = 0
+    for result in function(batch):
+        if outputs and not redo:
+            manager.wait_for_room(name if ordered else name[:1])
+        rows_out += manager.emit((*name, outputs), result)
+        outputs += 1
+    manager.times.worked += time.perf_counter() - began - (manager.times.waited_room - waited)
+    manager.tell(m.Finished(manager.rank, name, rows, rows_out, outputs, redo))
+
+
+def _run_read(manager: TransferManager, task: RankTask, place: _Where) -> None:
+    _Reader(manager, task, place).run()
+
+
+class _Reader:
+    """A rank of the first stage: reads splits and calls the first function."""
+
+    def __init__(self, manager: TransferManager, task: RankTask, place: _Where) -> None:
+        self._manager, self._task, self._place = manager, task, place
+        self._function = _Function(task.function)
+        self._source: Any = task.payload
+        self._said = [0] * (task.epochs + 1)
+        self._orders: dict[int, list[Any]] = {}
+
+    def run(self) -> None:
+        manager = self._manager
+        manager.tell(m.Idle(manager.rank))
+        while not isinstance(step := manager.next_read(), m.StreamEnd):
+            if isinstance(step, m.EpochEnd):
+                manager.tell(_epoch_done(manager, step.epoch, step.batches, self._said[step.epoch]))
+            else:
+                self._read(step)
+                if step.only is None:
+                    manager.tell(m.Idle(manager.rank))
+        self._function.close()
+
+    def _read(self, step: m.Read) -> None:
+        manager, batches, rows = self._manager, 0, 0
+        for batch in self._batches(step):
+            name = (step.epoch, step.split, batches)
+            count = rows_of(batch)
+            batches, rows = batches + 1, rows + count
+            if name[2] in step.skip or (step.only is not None and name[2] not in step.only):
+                continue
+            while step.only is None and not manager.wait_for_room(name[:2]):
+                urgent = manager.urgent_read()
+                if urgent is not None:
+                    self._read(urgent)
+            self._place.at(name)
+            manager.times.batches_in += 1
+            manager.times.rows_in += count
+            ordered = self._task.settings.ordered
+            _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo)
+            self._said[step.epoch] += 0 if step.redo else count
+            self._place.at(None)
+        partial = step.only is not None
+        manager.tell(m.SplitDone(manager.rank, step.epoch, step.split, batches, rows, partial))
+
+    def _batches(self, step: m.Read) -> Iterator[Any]:
+        if step.epoch not in self._orders:
+            self._orders[step.epoch] = self._source.order(self._task.splits, step.epoch)
+        reading = self._source.read(self._orders[step.epoch][step.split], epoch=step.epoch)
+        while (batch := _timed_next(self._manager, reading)) is not None:
+            yield batch
+
+
+def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
+    """The next batch of a split, None at its end; reading counts as work."""
+    began = time.perf_counter()
+    batch = next(reading, None)
+    manager.times.worked += time.perf_counter() - began
+    return batch
+
+
+def _run_map(manager: TransferManager, task: RankTask, place: _Where) -> None:
+    function = _Function(task.function)
+    ordered = task.settings.ordered
+    batches = rows = 0
+
+    def take(arrived: Arrived) -> None:
+        place.at(arrived.id)
+        batch = manager.unpack(arrived)
+        _apply(manager, function, arrived.id, batch, arrived.rows, ordered=ordered, redo=arrived.redo)
+        place.at(None)
+
+    while not isinstance(step := manager.next_batch(), StreamEnded):
+        if isinstance(step, End):
+            manager.tell(_epoch_done(manager, step.epoch, batches, rows))
+            batches = rows = 0
+            continue
+        while not step.redo and not manager.wait_for_room(step.id if ordered else step.id[:1]):
+            urgent = manager.urgent_batch()
+            if urgent is not None:
+                take(urgent)
+        take(step)
+        if not step.redo:
+            batches, rows = batches + 1, rows + step.rows
+    function.close()
+
+
+def _epoch_done(manager: TransferManager, epoch: int, batches: int, rows: int) -> m.EpochDone:
+    return m.EpochDone(manager.rank, epoch, batches, rows, 0, 0, 0, 0, 0)
+
+
+def _run_loop(manager: TransferManager, task: RankTask, place: _Where) -> object:
+    assert task.function is not None
+    batches = Batches(manager, place.at)
+    began = time.perf_counter()
+    result = task.function(batches)
+    if inspect.isgenerator(result):
+        result = _send_all(manager, task, batches, result)
+    manager.times.worked += time.perf_counter() - began - manager.times.waited_input - manager.times.waited_room
+    return result
+
+
+def _send_all(manager: TransferManager, task: RankTask, batches: Batches, results: Any) -> object:
+    """Send what a loop yields to the next stage; returns what the generator returns."""
+    if not task.settings.receivers:
+        raise BatchError(
+            f"the loop {task.stage!r} yields batches, but no stage comes after it; "
+            "let it return its result, or add .write(...) or another stage"
+        )
+    number = 0
+    while True:
+        try:
+            batch = next(results)
+        except StopIteration as stop:
+            return stop.value
+        manager.wait_for_room((batches.epoch,))
+        manager.emit((batches.epoch, -manager.rank.stage, manager.rank.index, number), batch)
+        number += 1
+
+
+def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> object:
+    sink: Any = task.payload
+    writer = sink.writer(manager.rank.index)
+    batches = rows = 0
+    try:
+        while not isinstance(step := manager.next_batch(), StreamEnded):
+            if isinstance(step, End):
+                manager.tell(_epoch_done(manager, step.epoch, batches, rows))
+                batches = rows = 0
+                continue
+            place.at(step.id if len(step.id) > 3 and step.id[1] >= 0 else None)
+            batch = manager.unpack(step)
+            began = time.perf_counter()
+            writer.write(batch)
+            manager.times.worked += time.perf_counter() - began
+            manager.tell(m.Consumed(manager.rank, step.id))
+            batches, rows = batches + 1, rows + step.rows
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+_RUNNERS: dict[str, Callable[[TransferManager, RankTask, _Where], object]] = {
+    "read": _run_read,
+    "map": _run_map,
+    "loop": _run_loop,
+    "write": _run_write,
+}

@@ -1,0 +1,421 @@
+"""The Transfer Manager: one for each rank, between its function and the network.
+
+    user's thread                              transfer thread
+    ─────────────                              ───────────────
+    next() ◄── Delivery ◄── inbox ◄──────────  batches from other ranks
+    emit() ──► outbox ──► Made ─────────────►  events to the driver
+                 ▲                             actions from the driver:
+                 └──────────── Send ◄────────    Send takes a batch out of the outbox to another rank
+
+The transfer thread alone touches the endpoint, so a function that computes for long holds nothing up: what it has made
+goes out meanwhile, and what it will need comes in.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ghee.codec import Buffer, Encoded, decode, encode, no_rows
+from ghee.errors import CancelledError
+from ghee.failure import capture
+from ghee.protocol import messages as m
+from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
+from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
+from ghee.transfer.contract import Endpoint, Message, Parcel, Store
+
+STATISTICS_EVERY = 0.1
+"""Seconds between two reports of a rank's times to the driver, at the least."""
+
+
+class Arrived(NamedTuple):
+    """A batch in the inbox. `sender` and `address` are who sent it; `buffers` is what it stands on, once it is here."""
+
+    id: BatchId
+    rows: int
+    size: int
+    place: int
+    fill: Tail | None
+    redo: bool
+    header: bytes
+    sender: RankId
+    address: str
+    note: object
+    buffers: list[Buffer]
+
+
+class Freed(NamedTuple):
+    """Rank to rank: places of the sender's store that nothing refers to any more at `address`."""
+
+    address: str
+    places: list[object]
+
+
+@dataclass
+class Times:
+    """Seconds and counts since the rank began; `since` is on the clock `time.time`."""
+
+    waited_input: float = 0.0
+    waited_room: float = 0.0
+    worked: float = 0.0
+    rows_in: int = 0
+    rows_out: int = 0
+    batches_in: int = 0
+    batches_out: int = 0
+    bytes_out: int = 0
+    first_batch: float = 0.0
+
+
+class Instructions(NamedTuple):
+    """Driver to rank: actions, the addresses of ranks that were not heard of before, and of those that have died."""
+
+    actions: list[Action]
+    addresses: dict[RankId, str]
+    stop: bool = False
+    gone: tuple[str, ...] = ()
+
+
+class Report(NamedTuple):
+    """Rank to driver: events, and the rank's times when they are due."""
+
+    rank: RankId
+    events: list[Event]
+    times: Times | None
+
+
+@dataclass
+class Settings:
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; sizes in bytes."""
+
+    receivers: int
+    room: int
+    gated: bool = False
+    ordered: bool = False
+
+
+@dataclass
+class _Outbox:
+    """What waits to be sent; a batch that was made twice is here twice. `used` is in bytes, by epoch."""
+
+    parcels: dict[BatchId, list[Parcel]] = field(default_factory=dict)
+    used: dict[int, int] = field(default_factory=dict)
+
+    def held(self, upto: BatchId, exact: bool) -> int:
+        """Bytes of the batches whose names do not come after `upto`: what comes later never holds up what is earlier.
+
+        Where a rank makes everything in order its epoch tells as much, for less.
+        """
+        if not exact:
+            return sum(size for epoch, size in self.used.items() if epoch <= upto[0])
+        return sum(p.size for name, copies in self.parcels.items() if name[: len(upto)] <= upto for p in copies)
+
+    def add(self, name: BatchId, parcel: Parcel) -> None:
+        self.parcels.setdefault(name, []).append(parcel)
+        self.used[name[0]] = self.used.get(name[0], 0) + parcel.size
+
+    def take(self, name: BatchId) -> Parcel:
+        copies = self.parcels[name]
+        parcel = copies.pop(0)
+        if not copies:
+            del self.parcels[name]
+        left = self.used[name[0]] - parcel.size
+        if left:
+            self.used[name[0]] = left
+        else:
+            del self.used[name[0]]
+        return parcel
+
+
+class TransferManager:
+    """Sends and receives the batches of one rank.
+
+    `next_read`, `next_batch`, `emit` and `tell` are for the thread of the user's function; they raise CancelledError
+    once the driver has stopped the rank.
+    """
+
+    def __init__(self, rank: RankId, endpoint: Endpoint, store: Store, driver: str) -> None:
+        self.rank = rank
+        self.times = Times()
+        self._endpoint, self._store, self._driver = endpoint, store, driver
+        self._settings = Settings(0, 1)
+        self._delivery: Delivery[Arrived] = Delivery(False, False)
+        self._reads: deque[m.Read | m.EpochEnd | m.StreamEnd] = deque()
+        self._outbox = _Outbox()
+        self._changed = threading.Condition()
+        self._events: deque[Event] = deque()
+        self._addresses: dict[RankId, str] = {}
+        self._inbox: dict[BatchId, Arrived] = {}
+        self._urgent: deque[m.Read] = deque()
+        self._disordered = False
+        self._refused: set[tuple[BatchId, RankId]] = set()
+        self._forward: list[m.Send] = []
+        self._task: bytes | None = None
+        self._stopped = False
+        self._broken: BaseException | None = None
+        self._signalled = False
+        self._statistics_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"transfer {rank}", daemon=True)
+
+    # ── the user's thread ────────────────────────────────────────────────────────────────────────────────────────
+
+    def join(self, pid: int) -> bytes:
+        """Tell the driver that the rank is there, and wait for its task."""
+        self.tell(m.Joined(self.rank, self._endpoint.address, pid))
+        self._thread.start()
+        with self._changed:
+            while self._task is None:
+                self._wait()
+            return self._task
+
+    def configure(self, settings: Settings) -> None:
+        """Set what the task says; to be called before the first `next_*`."""
+        with self._changed:
+            self._settings = settings
+            self._delivery.gated, self._delivery.ordered = settings.gated, settings.ordered
+
+    def tell(self, *events: Event) -> None:
+        """Queue events for the driver."""
+        self._events.extend(events)
+        self._signal()
+
+    def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
+        """For a reading rank: what to do next."""
+        with self._changed:
+            began = time.perf_counter()
+            while not self._reads and not self._urgent:
+                self._wait()
+            self.times.waited_input += time.perf_counter() - began
+            return self.urgent_read() or self._reads.popleft()
+
+    def urgent_read(self) -> m.Read | None:
+        """For a reading rank: what is to be read before anything else, if there is something."""
+        if not self._urgent:
+            return None
+        self._disordered = True
+        return self._urgent.popleft()
+
+    def urgent_batch(self) -> Arrived | None:
+        """For a map rank: the batch that is to be taken before anything else, if there is one."""
+        with self._changed:
+            step = self._delivery.next() if self._delivery.is_urgent else None
+        if step is None:
+            return None
+        assert isinstance(step, Deliver)
+        assert isinstance(step.item, Arrived)
+        return step.item
+
+    def next_batch(self) -> Arrived | End | StreamEnded:
+        """For a consuming rank: the next batch, the end of an epoch, or the end of the stream."""
+        with self._changed:
+            began = time.perf_counter()
+            while (step := self._delivery.next()) is None:
+                self._wait()
+            self.times.waited_input += time.perf_counter() - began
+        if not isinstance(step, Deliver):
+            return step
+        arrived = step.item
+        assert isinstance(arrived, Arrived)
+        self._disordered = self._disordered or arrived.redo
+        self.times.batches_in += 1
+        self.times.rows_in += arrived.rows
+        if not self.times.first_batch:
+            self.times.first_batch = time.time()
+        return arrived
+
+    def unpack(self, arrived: Arrived) -> object:
+        """The batch itself. What it stands on is the caller's from now on."""
+        self._inbox.pop(arrived.id, None)
+        batch = decode(arrived.header, arrived.buffers)
+        arrived.buffers.clear()  # the batch holds on to what it needs
+        return no_rows(batch) if arrived.fill is Tail.PAD else batch
+
+    def wait_for_room(self, upto: BatchId) -> bool:
+        """Wait until the outbox may take another batch that does not come after `upto`.
+
+        False if there is something urgent to be done first, for which room does not count.
+        """
+        with self._changed:
+            began = time.perf_counter()
+            while self._outbox.held(upto, self._disordered) >= self._settings.room:
+                if self._urgent or self._delivery.is_urgent:
+                    return False
+                self._wait()
+            self.times.waited_room += time.perf_counter() - began
+            return True
+
+    def emit(self, name: BatchId, batch: object) -> int:
+        """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
+        parcel = self._store.put(encode(batch), self._settings.receivers)
+        with self._changed:
+            self._outbox.add(name, parcel)
+        self.times.batches_out += 1
+        self.times.rows_out += parcel.rows
+        self.times.bytes_out += parcel.size
+        self.tell(m.Made(self.rank, name, parcel.rows, parcel.size))
+        return parcel.rows
+
+    def wait_for_stop(self) -> None:
+        """Wait until the driver stops the rank."""
+        with self._changed:
+            while not self._stopped:
+                self._changed.wait()
+
+    def stop(self) -> None:
+        """Stop the rank as the driver would. From any thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._endpoint.wake()
+
+    def close(self) -> None:
+        """Let go of endpoint and store."""
+        self.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._store.close()
+
+    def _wait(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if self._stopped:
+            raise CancelledError("the driver has stopped this rank")
+        self._changed.wait()
+
+    def _signal(self) -> None:
+        if not self._signalled:
+            self._signalled = True
+            self._endpoint.wake()
+
+    # ── the transfer thread ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped:
+                self._signalled = False
+                self._flush()
+                for message in self._endpoint.receive(1.0):
+                    self._on_message(message)
+            self._flush()
+        except BaseException as error:
+            self._broken = error
+            self._say_why(error)
+        finally:
+            self._endpoint.close()
+            with self._changed:
+                self._stopped = True
+                self._changed.notify_all()
+
+    def _say_why(self, error: BaseException) -> None:
+        failure = capture(error, f"stage {self.rank.stage}, rank {self.rank.index}, while moving batches")
+        failed = m.Failed(self.rank, pickle.dumps(failure))
+        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, [failed], None))])
+
+    def _flush(self) -> None:
+        for sender, places in self._store.freed():
+            self._endpoint.send(sender, [pickle.dumps(Freed(self._endpoint.address, places))])
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
+        now = time.monotonic()
+        due = now - self._statistics_at >= STATISTICS_EVERY or any(isinstance(event, m.Returned) for event in events)
+        if events or due:
+            if due:
+                self._statistics_at = now
+            self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, self.times if due else None))])
+
+    def _on_message(self, frames: Message) -> None:
+        message = pickle.loads(frames[0])
+        if isinstance(message, Arrived):
+            self._on_arrived(message, frames[1:])
+        elif isinstance(message, Instructions):
+            self._on_instructions(message)
+        elif isinstance(message, bytes):
+            with self._changed:
+                self._task = message
+                self._changed.notify_all()
+        else:
+            assert isinstance(message, Freed)
+            self._store.give_back(message.address, message.places)
+
+    def _on_arrived(self, arrived: Arrived, frames: list[Buffer]) -> None:
+        if (arrived.id, arrived.sender) in self._refused:
+            return
+        try:
+            arrived = arrived._replace(buffers=self._store.open(arrived.address, arrived.note, frames))
+        except OSError:
+            return  # the sender has died, and its memory with it: the driver will have the batch made again
+        if arrived.fill is None:
+            self._inbox[arrived.id] = arrived
+            self._events.append(m.Accepted(self.rank, arrived.id))
+            self._pass_on()
+        with self._changed:
+            if arrived.redo:
+                self._delivery.arrived_again(arrived)
+            else:
+                self._delivery.arrived(arrived.id[0], arrived.place, arrived)
+            self._changed.notify_all()
+
+    def _on_instructions(self, instructions: Instructions) -> None:
+        self._addresses.update(instructions.addresses)
+        for address in instructions.gone:
+            self._store.peer_gone(address)
+            self._endpoint.forget(address)
+        with self._changed:
+            for action in instructions.actions:
+                self._on_action(action)
+            self._stopped = self._stopped or instructions.stop
+            self._changed.notify_all()
+
+    def _on_action(self, action: Action) -> None:
+        match action:
+            case m.Send():
+                self._send(action)
+            case m.Discard():
+                self._store.drop(self._outbox.take(action.id))
+            case m.Recall():
+                self._refused.add((action.id, action.sender))
+                self._events.append(m.Recalled(self.rank, action.id))
+            case m.Release():
+                self._delivery.released(action.epoch, action.rounds)
+            case m.EpochEnd():
+                self._delivery.ended(action.epoch, action.batches, action.sent)
+                self._reads.append(action)
+            case m.StreamEnd():
+                self._delivery.stream_ended(action.epochs)
+                self._reads.append(action)
+            case m.Read():
+                (self._reads if action.only is None else self._urgent).append(action)
+            case _:
+                raise AssertionError(f"no rank is told {action}")
+
+    def _send(self, action: m.Send) -> None:
+        if action.fill is not None:
+            self._forward.append(action)
+            self._pass_on()
+            return
+        self._dispatch(action, self._outbox.parcels[action.id][0])
+        if action.last:
+            self._store.drop(self._outbox.take(action.id))
+
+    def _dispatch(self, action: m.Send, parcel: Parcel) -> None:
+        to = self._addresses[action.to]
+        note, frames = self._store.pack(parcel, to)
+        head = Arrived(
+            action.id, parcel.rows, parcel.size, action.place, action.fill, action.redo, parcel.header,
+            self.rank, self._endpoint.address, note, [],
+        )  # fmt: skip
+        self._endpoint.send(to, [pickle.dumps(head), *frames])
+
+    def _pass_on(self) -> None:
+        """Send copies of batches in the inbox to the ranks for which the tail has none, once they have arrived here."""
+        for action in [a for a in self._forward if a.id in self._inbox]:
+            self._forward.remove(action)
+            arrived = self._inbox[action.id]
+            views = [memoryview(buffer) for buffer in arrived.buffers]
+            parcel = self._store.put(Encoded(arrived.header, views, arrived.rows), 1)
+            self._dispatch(action, parcel)
+            self._store.drop(parcel)

@@ -1,0 +1,381 @@
+"""A run without processes: ranks as small reactive objects, messages delivered in an order that a random source picks.
+
+The coordinator under test is the real one, and the loops use the real `Delivery`. Only moving bytes is left out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ghee.protocol import messages as m
+from ghee.protocol.coordinator import Coordinator
+from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
+from ghee.protocol.edge import SourceRules, StageRules
+from ghee.protocol.messages import BatchId, RankId, Tail
+
+ROWS = 10
+SIZE = 100
+
+
+@dataclass
+class Plan:
+    """What is simulated: batches by split, outputs of each function, and how many batches a loop takes before it returns."""
+
+    stages: list[StageRules]
+    splits: list[int]
+    epochs: int
+    outputs: Callable[[int, BatchId], int] = lambda stage, name: 1
+    room: int = 3 * SIZE
+    leaves: dict[RankId, int] = field(default_factory=dict)
+    crashes: int = 0
+
+
+class SimRank:
+    """What every rank has: a queue of work and an outbox."""
+
+    def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
+        self.sim, self.rank, self.rules = sim, rank, rules
+        self.outbox: Counter[BatchId] = Counter()
+        self.ended: dict[int, int] = {}
+        self.seen: Counter[int] = Counter()
+        self.rows: Counter[int] = Counter()
+        self.finished = False
+        self.refused: set[tuple[BatchId, RankId]] = set()
+
+    def tell(self, event: m.Event) -> None:
+        self.sim.to_driver[self.rank].append(event)
+
+    def on(self, action: m.Action) -> None:
+        match action:
+            case m.Send():
+                self.send(action)
+            case m.Discard():
+                self.drop(action.id)
+            case m.EpochEnd():
+                self.ended[action.epoch] = action.batches
+            case m.StreamEnd():
+                self.finished = True
+            case m.Recall():
+                self.refused.add((action.id, action.sender))
+                self.tell(m.Recalled(self.rank, action.id))
+            case _:
+                self.other(action)
+
+    def send(self, action: m.Send) -> None:
+        self.sim.between[self.rank, action.to].append((action, ROWS))
+        assert self.outbox[action.id], "what is not there cannot be sent"
+        if action.last:
+            self.drop(action.id)
+
+    def drop(self, name: BatchId) -> None:
+        assert self.outbox[name], "what is not there cannot be dropped"
+        self.outbox[name] -= 1
+
+    def other(self, action: m.Action) -> None:
+        raise AssertionError(action)
+
+    def held(self, *upto: int) -> int:
+        return sum(SIZE * copies for name, copies in self.outbox.items() if name[: len(upto)] <= upto)
+
+    def take(self, action: m.Send) -> bool:
+        """Whether a batch that comes in is accepted; what a dead rank sent may not be readable any more."""
+        if (action.id, action.rank) in self.refused:
+            return False
+        return action.rank not in self.sim.dead or self.sim.random.random() < 0.5
+
+    def make(self, parent: BatchId, redo: bool = False) -> int:
+        outputs = self.sim.plan.outputs(self.rank.stage, parent)
+        for out in range(outputs):
+            name = (*parent, out)
+            self.outbox[name] += 1
+            self.tell(m.Made(self.rank, name, ROWS, SIZE))
+        self.tell(m.Finished(self.rank, parent, ROWS, outputs * ROWS, outputs, redo))
+        return outputs
+
+    def acknowledge_ends(self) -> bool:
+        for epoch in sorted(self.ended):
+            del self.ended[epoch]
+            self.tell(m.EpochDone(self.rank, epoch, 0, self.rows[epoch], 0, 0, 0, 0, 0))
+            return True
+        if self.finished and not self.ended:
+            self.finished = False
+            self.tell(m.Returned(self.rank, b""))
+            return True
+        return False
+
+
+class Reader(SimRank):
+    """A rank of the first stage."""
+
+    def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
+        super().__init__(sim, rank, rules)
+        self.reading: deque[tuple[m.Read, int]] = deque()
+        self.tell(m.Idle(rank))
+
+    def other(self, action: m.Action) -> None:
+        assert isinstance(action, m.Read)
+        self.reading.append((action, 0))
+
+    def step(self) -> bool:
+        if self.reading:
+            read, seq = next((entry for entry in self.reading if entry[0].only is not None), self.reading[0])
+            epoch, split = read.epoch, read.split
+            if read.only is None and self.held(epoch, split) >= self.sim.plan.room:
+                return False
+            self.reading.remove((read, seq))
+            batches = self.sim.plan.splits[self.sim.coordinator.source.order(epoch)[split]]
+            if seq < batches:
+                if seq not in read.skip and (read.only is None or seq in read.only):
+                    self.make((epoch, split, seq), read.redo)
+                    self.rows[epoch] += 0 if read.redo else ROWS
+                self.reading.append((read, seq + 1))
+            else:
+                self.tell(m.SplitDone(self.rank, epoch, split, batches, batches * ROWS, read.only is not None))
+                if read.only is None:
+                    self.tell(m.Idle(self.rank))
+            return True
+        return self.acknowledge_ends()
+
+
+class Mapper(SimRank):
+    """A rank of a map stage."""
+
+    def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
+        super().__init__(sim, rank, rules)
+        self.delivery: Delivery[m.Send] = Delivery(False, rules.ordered)
+        self.waiting: m.Send | None = None
+
+    def on(self, action: m.Action) -> None:
+        if isinstance(action, m.EpochEnd):
+            self.delivery.ended(action.epoch, action.batches, action.sent)
+        elif isinstance(action, m.StreamEnd):
+            self.delivery.stream_ended(action.epochs)
+        else:
+            super().on(action)
+
+    def arrived(self, action: m.Send) -> None:
+        if not self.take(action):
+            return
+        if action.redo:
+            self.delivery.arrived_again(action)
+        else:
+            self.delivery.arrived(action.id[0], action.place, action)
+        self.tell(m.Accepted(self.rank, action.id))
+
+    def step(self) -> bool:
+        if self.finished:
+            return False
+        if self.waiting is not None:
+            name = self.waiting.id
+            if self.delivery.is_urgent:
+                urgent = self.delivery.next()
+                assert isinstance(urgent, Deliver)
+                self.make(urgent.item.id, True)
+                return True
+            if self.held(*(name if self.rules.ordered else name[:1])) >= self.sim.plan.room:
+                return False
+            send, self.waiting = self.waiting, None
+            self.make(send.id)
+            self.rows[send.id[0]] += ROWS
+            return True
+        match self.delivery.next():
+            case Deliver(send) if not send.redo:
+                self.waiting = send
+            case Deliver(send):
+                self.make(send.id, redo=True)
+            case End(epoch, left):
+                assert not left
+                self.tell(m.EpochDone(self.rank, epoch, 0, self.rows[epoch], 0, 0, 0, 0, 0))
+            case StreamEnded():
+                self.finished = True
+                self.tell(m.Returned(self.rank, b""))
+            case None:
+                return False
+        return True
+
+
+class Consumer(SimRank):
+    """A rank of a loop or of a sink."""
+
+    def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
+        super().__init__(sim, rank, rules)
+        gated = rules.kind == "loop" and rules.ranks > 1
+        self.delivery: Delivery[tuple[m.Send, int]] = Delivery(gated, rules.ordered)
+        self.delivered: list[tuple[BatchId, Tail | None]] = []
+        self.inbox: dict[BatchId, m.Send] = {}
+        self.forward: list[m.Send] = []
+        self.counts: dict[str, int] = Counter()
+        self.returned = False
+        self.per_epoch: Counter[int] = Counter()
+
+    def on(self, action: m.Action) -> None:
+        if isinstance(action, m.EpochEnd):
+            self.delivery.ended(action.epoch, action.batches, action.sent)
+        elif isinstance(action, m.StreamEnd):
+            self.delivery.stream_ended(action.epochs)
+        else:
+            super().on(action)
+
+    def other(self, action: m.Action) -> None:
+        assert isinstance(action, m.Release)
+        self.delivery.released(action.epoch, action.rounds)
+
+    def send(self, action: m.Send) -> None:
+        self.forward.append(action)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        for action in [a for a in self.forward if a.id in self.inbox]:
+            self.forward.remove(action)
+            self.sim.between[self.rank, action.to].append((action, ROWS))
+
+    def arrived(self, action: m.Send) -> None:
+        if not self.take(action):
+            return
+        assert action.id not in self.inbox or action.fill, "a batch arrived twice"
+        if action.fill is None:
+            self.inbox[action.id] = action
+        self.delivery.arrived(action.id[0], action.place, (action, ROWS))
+        self.tell(m.Accepted(self.rank, action.id)) if action.fill is None else None
+        self.pass_on()
+
+    def step(self) -> bool:
+        if self.returned:
+            return False
+        if self.sim.plan.leaves.get(self.rank, 1 << 30) <= len(self.delivered):
+            return self.leave()
+        match self.delivery.next():
+            case Deliver((action, rows)):
+                self.delivered.append((action.id, action.fill))
+                self.per_epoch[action.id[0]] += 1
+                epoch = action.id[0]
+                if action.fill is Tail.PAD:
+                    self.counts[f"padded {epoch}"] += 1
+                else:
+                    self.rows[epoch] += rows
+                    if action.fill is Tail.REPEAT:
+                        self.counts[f"repeated {epoch}"] += rows
+                    else:
+                        self.tell(m.Consumed(self.rank, action.id))
+                return True
+            case End(epoch, left):
+                repeated = self.counts[f"repeated {epoch}"]
+                self.sim.tail += len(left)
+                self.tell(
+                    m.EpochDone(self.rank, epoch, self.per_epoch[epoch], self.rows[epoch], 0, len(left) * ROWS,
+                                self.counts[f"padded {epoch}"], repeated // ROWS, repeated)
+                )  # fmt: skip
+                return True
+            case StreamEnded():
+                return self.leave()
+        return False
+
+    def leave(self) -> bool:
+        self.returned = True
+        self.tell(m.Returned(self.rank, b""))
+        return True
+
+
+class Simulation:
+    """Runs a plan to its end under one random order of events, and keeps what happened."""
+
+    def __init__(self, plan: Plan, seed: int, retries: int = 0) -> None:
+        self.plan, self.random = plan, random.Random(seed)
+        self.early: dict[RankId, list[m.Action]] = {}
+        self.to_driver: dict[RankId, deque[m.Event]] = {}
+        self.to_rank: dict[RankId, deque[m.Action]] = {}
+        self.between: dict[tuple[RankId, RankId], deque[tuple[m.Send, int]]] = defaultdict(deque)
+        self.ranks: dict[RankId, SimRank] = {}
+        self.tail = 0
+        self.balanced: list[m.EpochBalanced] = []
+        self.outcome: m.Action | None = None
+        orders = [
+            random.Random(f"{seed} {epoch}").sample(range(len(plan.splits)), len(plan.splits))
+            for epoch in range(plan.epochs)
+        ]
+        rows = [batches * ROWS for batches in plan.splits]
+        self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows), retries)
+        ids = [RankId(s.index, i) for s in plan.stages for i in range(s.ranks)]
+        for rank in ids:
+            self.add(rank)
+        self.most_held = 0
+        self.dead: set[RankId] = set()
+        self.deaths: deque[m.Died] = deque()
+        self.crashes = plan.crashes
+
+    def add(self, rank: RankId) -> None:
+        """A rank comes up."""
+        kinds = {"read": Reader, "map": Mapper, "loop": Consumer, "write": Consumer}
+        rules = self.plan.stages[rank.stage]
+        self.to_driver[rank], self.to_rank[rank] = deque([m.Joined(rank, "", 0)]), deque(self.early.pop(rank, ()))
+        self.ranks[rank] = kinds[rules.kind](self, rank, rules)
+
+    def crash(self) -> bool:
+        """A world of a reading or map stage dies; what was on the way from it arrives in part, or not at all."""
+        mortal = [rank for rank in self.ranks if self.plan.stages[rank.stage].kind in ("read", "map")]
+        victim = self.random.choice(mortal) if mortal else None
+        if victim is None or victim not in (edge := self.coordinator.edges[victim.stage]).ranks:
+            return False
+        self.crashes -= 1
+        for rank in edge.world_of(victim):
+            self.dead.add(rank)
+            del self.ranks[rank], self.to_rank[rank]
+            for queue in (self.to_driver[rank], *(q for pair, q in self.between.items() if pair[0] == rank)):
+                for _ in range(self.random.randint(0, len(queue))):
+                    queue.pop()
+            for pair in [pair for pair in self.between if pair[1] == rank]:
+                del self.between[pair]
+        self.deaths.append(m.Died(victim, "killed"))
+        return True
+
+    def die(self) -> bool:
+        """The driver hears of a death."""
+        self.carry_out(self.coordinator.on(self.deaths.popleft()))
+        return True
+
+    def carry_out(self, actions: list[m.Action]) -> None:
+        for action in actions:
+            if isinstance(action, m.Finish | m.Fail):
+                self.outcome = action
+            elif isinstance(action, m.EpochBalanced):
+                self.balanced.append(action)
+            elif isinstance(action, m.Restart):
+                for rank in action.ranks:
+                    self.add(rank)
+            elif action.rank in self.to_rank:
+                self.to_rank[action.rank].append(action)
+            elif action.rank not in self.dead:
+                self.early.setdefault(action.rank, []).append(action)
+
+    def moves(self) -> list[Callable[[], bool]]:
+        moves: list[Callable[[], bool]] = []
+        for rank, queue in self.to_driver.items():
+            if queue:
+                moves.append(lambda rank=rank: self.carry_out(self.coordinator.on(self.to_driver[rank].popleft())) or True)
+        for rank, actions in self.to_rank.items():
+            if actions:
+                moves.append(lambda rank=rank: self.ranks[rank].on(self.to_rank[rank].popleft()) or True)
+        if self.deaths:
+            moves.append(self.die)
+        for pair, parcels in self.between.items():
+            if parcels and pair[1] in self.ranks:
+                moves.append(lambda pair=pair: self.ranks[pair[1]].arrived(self.between[pair].popleft()[0]) or True)
+        return moves
+
+    def run(self) -> m.Action:
+        self.carry_out(self.coordinator.start())
+        while self.outcome is None:
+            moves = self.moves() + [rank.step for rank in self.ranks.values()]
+            if self.crashes and self.random.random() < 0.03:
+                moves.append(self.crash)
+            self.random.shuffle(moves)
+            assert any(move() for move in moves), "the run is stuck: nothing can move"
+            used = max(max(edge.credit.used.values(), default=0) for edge in self.coordinator.edges)
+            self.most_held = max(self.most_held, used)
+        return self.outcome
+
+    def delivered(self, stage: int) -> list[list[tuple[BatchId, Tail | None]]]:
+        return [r.delivered for r in self.ranks.values() if r.rank.stage == stage and isinstance(r, Consumer)]
