@@ -6,6 +6,7 @@ the master is local. The executors need cumin installed.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,9 @@ class Spark(Engine):
             builder = SparkSession.builder.appName("cumin")
             if self.master is not None:
                 builder = builder.master(self.master)
+                if self.master.startswith("local"):
+                    # Spark would start the `python3` of the path, which may be another one.
+                    builder = builder.config("spark.pyspark.python", sys.executable)
             for name, value in self.conf.items():
                 builder = builder.config(name, value)
             made = builder.getOrCreate()

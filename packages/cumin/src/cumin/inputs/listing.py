@@ -184,8 +184,8 @@ def _bytes_digest(place: Place, path: str) -> str:
     view = memoryview(buffer)
     try:
         with place.open(path) as file:
-            if hasattr(file, "readinto"):
-                while count := file.readinto(buffer):
+            if place.local:  # no copy, and no new object for each piece
+                while count := file.readinto(buffer):  # type: ignore[attr-defined]
                     hasher.update(view[:count])
             else:
                 while data := file.read(_HASH_BUFFER):
