@@ -61,7 +61,8 @@ def contents(root: Path, sql: str, builds: int, how: Any) -> set[str]:
     found = set()
     for number in range(builds):
         engine = DuckDB(threads=(1, 2, 4)[number % 3], preserve_insertion_order=number % 2 == 0)
-        recipe = cumin.make_recipe("x", sql=sql, inputs={"t": cumin.files(root / "*.parquet", key="k")}, determinism=how, engine=engine)
+        inputs = {"t": cumin.files(root / "*.parquet", key="k")}
+        recipe = cumin.make_recipe("x", sql=sql, inputs=inputs, determinism=how, engine=engine)
         with tempfile.TemporaryDirectory() as store:
             found.add(build_recipe(recipe, Store(store)).content_id)
     return found
@@ -80,8 +81,8 @@ def main() -> None:
             rows = arguments.rows // 8
             columns = {"k": np.arange(rows) + number * rows, "g": rng.integers(0, 200, rows), "x": rng.random(rows)}
             names = pa.array([f"s{each}" for each in range(500)])
-            pq.write_table(pa.table({**columns, "s": names.take(pa.array(rng.integers(0, 500, rows)))}), root / f"{number}.parquet",
-                           row_group_size=20_000)  # fmt: skip
+            table = pa.table({**columns, "s": names.take(pa.array(rng.integers(0, 500, rows)))})
+            pq.write_table(table, root / f"{number}.parquet", row_group_size=20_000)
         print("| construct | verdict | contents in the builds let pass | contents if it were let pass |\n|---|---|---|---|")
         for label, sql in CONSTRUCTS.items():
             try:
@@ -91,7 +92,8 @@ def main() -> None:
                 print(f"| {label} | refused | | {len(free)} of {arguments.refused_builds} |", flush=True)
                 continue
             silently += len(found) > 1
-            print(f"| {label} | {'identical' if len(found) == 1 else 'DIFFERENT'} | {len(found)} of {arguments.builds} | |", flush=True)
+            verdict = "identical" if len(found) == 1 else "DIFFERENT"
+            print(f"| {label} | {verdict} | {len(found)} of {arguments.builds} | |", flush=True)
     print(f"{len(CONSTRUCTS)} constructs, silently different: {silently}")
     raise SystemExit(silently > 0)
 

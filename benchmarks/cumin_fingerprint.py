@@ -71,7 +71,8 @@ def main() -> None:
         paths = sorted((root / "t").iterdir())
         total = sum(path.stat().st_size for path in paths)
         before = (lambda: drop(paths)) if arguments.cold else (lambda: read(paths))
-        print(f"{total / 1e9:.1f} GB in {FILES} files, cache {'cold' if arguments.cold else 'warm'}, load {os.getloadavg()[0]:.1f}")
+        state = "cold" if arguments.cold else "warm"
+        print(f"{total / 1e9:.1f} GB in {FILES} files, cache {state}, load {os.getloadavg()[0]:.1f}")
         memory = bytes(1 << 28)
         core = max(timed(lambda: blake3(memory).digest(), len(memory)) for _ in range(3))
         rows = {}

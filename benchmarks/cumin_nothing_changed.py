@@ -57,20 +57,22 @@ def scan(root: Path) -> None:
             entry.stat()
 
 
-def decide(root: Path, table: Any) -> bool:
-    source = cumin.hive(root / "t", partition={"p": "int"})
+def decide(root: Path, source: Any) -> bool:
     made = cumin.plan("x", sql="SELECT count(*) AS n FROM t", inputs={"t": source})
     return cumin.open_store(root / "store").entry(made.build_id) is not None
 
 
-def peers(root: Path, files: int) -> dict[str, float]:
+def peers(root: Path) -> dict[str, float]:
     found = {}
     if shutil.which("dvc"):
-        quiet: dict[str, Any] = {"cwd": root, "check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run(["git", "init", "-q"], **quiet)
-        subprocess.run(["dvc", "init", "-q"], **quiet)
-        subprocess.run(["dvc", "add", "-q", "t"], **quiet)
-        found["dvc status"] = median(lambda: subprocess.run(["dvc", "status", "-q"], **quiet), 3)
+
+        def quiet(*command: str) -> None:
+            subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        quiet("git", "init", "-q")
+        quiet("dvc", "init", "-q")
+        quiet("dvc", "add", "-q", "t")
+        found["dvc status"] = median(lambda: quiet("dvc", "status", "-q"), 3)
     try:
         from datasets import load_dataset_builder
     except ImportError:
@@ -92,17 +94,20 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for files in arguments.files:
         with tempfile.TemporaryDirectory() as name:
-            root = Path(name)
-            lake(root, files)
-            table = cumin.hive(root / "t", partition={"p": "int"})
-            decide(root, table)
-            whole = median(lambda: decide(root, table))
-            listing = median(lambda: (opened := table.open()).parts(list(opened.partitions)))
-            ceiling = median(lambda: scan(root))
-            beside = peers(root, files) if arguments.peers else {}
-            shown = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.1f}x)" for name, seconds in beside.items())
-            micro = 1e6 / files
-            print(f"| {files:,} | {whole:.3f} | {whole * micro:.2f} | {ceiling * micro:.2f} | {listing * micro:.2f} | {shown} |", flush=True)
+            print(row(Path(name), files, with_peers=arguments.peers), flush=True)
+
+
+def row(root: Path, files: int, *, with_peers: bool) -> str:
+    lake(root, files)
+    source = cumin.hive(root / "t", partition={"p": "int"})
+    decide(root, source)
+    whole = median(lambda: decide(root, source))
+    listing = median(lambda: (opened := source.open()).parts(list(opened.partitions)))
+    ceiling = median(lambda: scan(root))
+    beside = peers(root) if with_peers else {}
+    shown = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.1f}x)" for name, seconds in beside.items())
+    micro = 1e6 / files
+    return f"| {files:,} | {whole:.3f} | {whole * micro:.2f} | {ceiling * micro:.2f} | {listing * micro:.2f} | {shown} |"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ for policy in ("ignore", "minor"):
         store=sys.argv[2])
     out.append(ds.build_id)
 print(json.dumps([duckdb.__version__, pyarrow.__version__, sqlglot.__version__, *out, ds.content_id]))
-"""
+"""  # noqa: E501
 LAKE = """
 import sys, os, numpy as np, pyarrow as pa, pyarrow.parquet as pq
 rng = np.random.default_rng(0)
@@ -41,7 +41,7 @@ for day in range(1, 9):
     pq.write_table(pa.table({"user_id": rng.integers(0, 50, 500), "item_id": rng.integers(0, 9, 500), "amount": rng.random(500)}),
                    f"{sys.argv[1]}/events/dt=2026-01-0{day}/p.parquet")
 pq.write_table(pa.table({"user_id": np.arange(50), "country": ["jp", "kr"] * 25}), f"{sys.argv[1]}/users.parquet")
-"""
+"""  # noqa: E501
 
 
 def main() -> None:
@@ -65,10 +65,11 @@ def main() -> None:
                     continue
                 rows.append(json.loads(done.stdout))
                 print(*rows[-1][:3], *(each[:15] for each in rows[-1][3:]), flush=True)
-    print(f"{len(rows)} environments: {len({row[3] for row in rows})} build id at ignore, {len({row[5] for row in rows})} content id")
+    builds, contents = len({row[3] for row in rows}), len({row[5] for row in rows})
+    print(f"{len(rows)} environments: {builds} build id at ignore, {contents} content id")
     minors = {row[0].rpartition(".")[0] for row in rows}
     print(f"at minor: {len({row[4] for row in rows})} build ids over {len(minors)} minor releases of DuckDB")
-    raise SystemExit(len({row[3] for row in rows}) > 1 or len({row[5] for row in rows}) > 1)
+    raise SystemExit(builds > 1 or contents > 1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ import cumin
 from cumin.store import Store
 
 
+def nested(value: int) -> object:
+    """`value` eleven levels deep."""
+    deep: object = value
+    for _ in range(11):
+        deep = {"v": deep}
+    return deep
+
+
 def main() -> None:
     wrong = 0
     with tempfile.TemporaryDirectory() as name:
@@ -56,13 +64,9 @@ def main() -> None:
         pq.write_table(pa.table({"n": [6]}), b)
         one, other = build("SELECT n FROM a", a=a), build("SELECT n FROM b", b=b)
         report("two tables of the same shape", other.hit or one.content_id == other.content_id)
-        deep = {"v": 1}
-        for _ in range(10):
-            deep = {"v": deep}
-        pq.write_table(pa.table({"n": [deep]}), a)
+        pq.write_table(pa.table({"n": [nested(1)]}), a)
         first = build("SELECT n FROM a", a=a)
-        text = str(deep).replace("1", "2")
-        pq.write_table(pa.table({"n": [eval(text)]}), a)  # noqa: S307 - our own literal
+        pq.write_table(pa.table({"n": [nested(2)]}), a)
         second = build("SELECT n FROM a", a=a)
         report("a change eleven levels deep", second.hit or first.content_id == second.content_id)
     print(f"wrong hits: {wrong}")

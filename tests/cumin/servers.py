@@ -55,7 +55,9 @@ def wait_port(port: int, process: subprocess.Popen[bytes], log: Path, seconds: f
 def running(command: list[str], folder: Path, name: str, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     log = folder / f"{name}.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, start_new_session=True, env={**os.environ, **env})
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=out, stderr=out, start_new_session=True, env={**os.environ, **env}
+        )
     try:
         yield process, log
     finally:
@@ -93,7 +95,8 @@ def hadoop_jars() -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         names = ("hadoop-hdfs", "hadoop-hdfs-client", "hadoop-common")
-        each = "<dependency><groupId>org.apache.hadoop</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+        group = "<groupId>org.apache.hadoop</groupId>"
+        each = f"<dependency>{group}<artifactId>{{}}</artifactId><version>{{}}</version></dependency>"
         (folder / "pom.xml").write_text(POM.format("\n".join(each.format(name, HADOOP) for name in names)))
         subprocess.run(["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"], cwd=folder, check=True,
                        timeout=900)  # fmt: skip

@@ -116,9 +116,7 @@ def test_lineage_up_down_openlineage_and_drawing(shell: Shell, file: Path, tmp_p
     assert len([p for p in root.iter("{http://www.w3.org/2000/svg}path") if p.get("marker-end")]) == 2
 
 
-def test_rebuild_from_the_manifest_alone(
-    shell: Shell, file: Path, write_day: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_rebuild_from_the_manifest_alone(shell: Shell, file: Path, write_day: Callable[..., Path], tmp_path: Path) -> None:
     shell("build", file)
     file.unlink()
     assert "built again with the same content" in shell("rebuild", "clicks@v1")
@@ -289,9 +287,9 @@ def test_functions_enter_the_id_by_their_code(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(globals(), "FACTOR", 3)
     assert build(double).to_table().to_pydict() == {"b": [3, 6]}
     monkeypatch.setitem(globals(), "FACTOR", object())
-    with pytest.raises(cumin.RecipeError, match="'FACTOR'.*has no canonical form.*Declare version="):
+    with pytest.raises(cumin.RecipeError, match=r"'FACTOR'.*has no canonical form.*Declare version="):
         build(double)
-    with pytest.raises(cumin.RecipeError, match="without readable source. Declare version="):
+    with pytest.raises(cumin.RecipeError, match=r"without readable source. Declare version="):
         build(abs)
     assert build(abs, version="1").to_table().to_pydict() == {"b": [1, 2]}
 

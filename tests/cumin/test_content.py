@@ -169,9 +169,7 @@ def test_other_rows_have_another_id(one: list[dict[str, Any]], other: list[dict[
     def known(data: list[dict[str, Any]]) -> list[str]:
         return sorted(repr({k: 0.0 if v == 0 and k == "f" else v for k, v in row.items()}) for row in data)
 
-    same = content_id(pa.Table.from_pylist(one, SCHEMA), SCHEMA) == content_id(
-        pa.Table.from_pylist(other, SCHEMA), SCHEMA
-    )
+    same = content_id(pa.Table.from_pylist(one, SCHEMA), SCHEMA) == content_id(pa.Table.from_pylist(other, SCHEMA), SCHEMA)
     assert same == (known(one) == known(other))
 
 
@@ -207,7 +205,7 @@ def test_rounded_floats_say_so() -> None:
 
 def test_what_has_no_content_id_is_refused() -> None:
     union = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [pa.array([1])])
-    with pytest.raises(EngineError, match="has no content id. Cast it in the query"):
+    with pytest.raises(EngineError, match=r"has no content id. Cast it in the query"):
         content_id(pa.table({"x": union}))
     with pytest.raises(RecipeError, match="Two columns are called 'x'"):
         content_id(pa.Table.from_arrays([pa.array([1]), pa.array([1])], names=["x", "x"]))

@@ -131,7 +131,10 @@ def test_decimal_mode_gives_the_decimal_sum(table: Path, tmp_path: Path) -> None
     ds = cumin.build(
         "x", sql=sql, inputs={"t": cumin.files(table / "*.parquet")}, determinism="decimal", store=tmp_path / "s"
     )
-    by_hand = "SELECT CAST(sum(x::DECIMAL(38, 6)) FILTER (WHERE g < 9) AS DOUBLE) AS s, CAST(sum(x::DECIMAL(38, 6)) AS DOUBLE) / count(x) AS a FROM t"
+    by_hand = (
+        "SELECT CAST(sum(x::DECIMAL(38, 6)) FILTER (WHERE g < 9) AS DOUBLE) AS s, "
+        "CAST(sum(x::DECIMAL(38, 6)) AS DOUBLE) / count(x) AS a FROM t"
+    )
     wanted = cumin.build("y", sql=by_hand, inputs={"t": cumin.files(table / "*.parquet")}, store=tmp_path / "s")
     assert ds.to_table().equals(wanted.to_table())
 
@@ -152,7 +155,7 @@ def test_python_variables_and_files_are_out_of_reach(table: Path, tmp_path: Path
     secret.write_text("a\n1\n")
     # Even where the caller vouches for the function, the engine reads the inputs only.
     sql = f"SELECT t.k, r.* FROM t, read_csv('{secret}') r"
-    with pytest.raises(cumin.EngineError, match="disabled|not allowed|Permission"):
+    with pytest.raises(cumin.EngineError, match=r"disabled|not allowed|Permission"):
         cumin.build("x", sql=sql, inputs={"t": cumin.files(table / "*.parquet")}, store=tmp_path / "s",
                     determinism=Determinism(allow=("undeclared",)))  # fmt: skip
 

@@ -12,14 +12,27 @@ from hypothesis import strategies as st
 from cumin.encoding import digest, encode
 
 GOLDEN = [
-    (None, b"n0:"), (True, b"b1:1"), (False, b"b1:0"), (0, b"i1:0"), (-12, b"i3:-12"), (2**70, b"i22:1180591620717411303424"),
-    (1.5, b"f8:\x3f\xf8\x00\x00\x00\x00\x00\x00"), (Decimal("1.50"), b"d7:0150e-2"), (Decimal("-3"), b"d4:13e0"),
-    ("", b"s0:"), ("é", b"s2:\xc3\xa9"), (b"\x00", b"y1:\x00"), (date(2026, 1, 31), b"D10:2026-01-31"),
+    (None, b"n0:"),
+    (True, b"b1:1"),
+    (False, b"b1:0"),
+    (0, b"i1:0"),
+    (-12, b"i3:-12"),
+    (2**70, b"i22:1180591620717411303424"),
+    (1.5, b"f8:\x3f\xf8\x00\x00\x00\x00\x00\x00"),
+    (Decimal("1.50"), b"d7:0150e-2"),
+    (Decimal("-3"), b"d4:13e0"),
+    ("", b"s0:"),
+    ("é", b"s2:\xc3\xa9"),
+    (b"\x00", b"y1:\x00"),
+    (date(2026, 1, 31), b"D10:2026-01-31"),
     (datetime(2026, 1, 31, 12), b"T19:2026-01-31T12:00:00"),
     (datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=9))), b"Z19:2026-01-31T03:00:00"),
-    ([], b"l0:"), ([1, "a"], b"l8:i1:1s1:a"), ({"b": 1, "a": None}, b"m15:s1:an0:s1:bi1:1"),
-    (["ab", "c"], b"l9:s2:abs1:c"), (["a", "bc"], b"l9:s1:as2:bc"),
-]  # fmt: skip
+    ([], b"l0:"),
+    ([1, "a"], b"l8:i1:1s1:a"),
+    ({"b": 1, "a": None}, b"m15:s1:an0:s1:bi1:1"),
+    (["ab", "c"], b"l9:s2:abs1:c"),
+    (["a", "bc"], b"l9:s1:as2:bc"),
+]
 
 
 @pytest.mark.parametrize(("value", "form"), GOLDEN, ids=[repr(value) for value, _ in GOLDEN])

@@ -46,9 +46,7 @@ def test_the_form_is_pinned() -> None:
     text = """WITH c AS (SELECT user_id, sum(x::decimal(18,2)) FILTER (WHERE y <> 'it''s') AS "Sum X", :p, .5e-3, 0x1F
               FROM lake.events e WHERE dt BETWEEN DATE '2026-01-01' AND $1 -- end
               ) SELECT * FROM c ORDER BY 1 LIMIT 10"""
-    assert (
-        digest("test", canonical(text, "duckdb")) == "d5cc5d583168dcb8b5ad1a3f8b559820453d2671099b24da1f9a92e035071386"
-    )
+    assert digest("test", canonical(text, "duckdb")) == "d5cc5d583168dcb8b5ad1a3f8b559820453d2671099b24da1f9a92e035071386"
 
 
 def test_dialects_read_quotes_their_own_way() -> None:

@@ -53,9 +53,7 @@ def test_all_parameter_problems_are_told_at_once() -> None:
     assert "got a set, which has no literal. Allowed: bool, int" in message
 
 
-@pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), Decimal("NaN"), [], "a\x00b", None, b"x", Decimal("1e40")]
-)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("NaN"), [], "a\x00b", None, b"x", Decimal("1e40")])
 def test_what_has_no_literal_is_refused(value: Any) -> None:
     with pytest.raises(ParameterError):
         render("SELECT :a", {"a": value}, dialect="duckdb")

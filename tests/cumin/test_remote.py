@@ -108,7 +108,9 @@ def test_create_only_has_one_winner(remote: tuple[str, dict[str, Any]]) -> None:
     assert there.size("one.json") is None
 
 
-def test_an_input_that_moves_is_named(remote: tuple[str, dict[str, Any]], lake: Path, recipe: dict[str, Any], write_day: Any) -> None:
+def test_an_input_that_moves_is_named(
+    remote: tuple[str, dict[str, Any]], lake: Path, recipe: dict[str, Any], write_day: Any
+) -> None:
     url, options = remote
     upload(lake, f"{url}/moving", options)
     source = cumin.hive(f"{url}/moving/events", partition="dt", storage_options=options)
@@ -119,5 +121,5 @@ def test_an_input_that_moves_is_named(remote: tuple[str, dict[str, Any]], lake: 
             upload(lake / "events/dt=2026-01-07", f"{url}/moving/events/dt=2026-01-07", options)
 
     values = {**recipe, "inputs": {"lake.events": source}, "store": Store(f"{url}/moved", options, reach=move)}
-    with pytest.raises(cumin.InputMovedError, match="dt=2026-01-07/part-0.parquet"):
+    with pytest.raises(cumin.InputMovedError, match=r"dt=2026-01-07/part-0.parquet"):
         cumin.build("clicks", **values)

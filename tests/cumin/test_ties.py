@@ -107,8 +107,10 @@ def test_only_the_resolved_node_enters_the_id(lake: Path, tmp_path: Path) -> Non
     (tmp_path / "conf/dataset").mkdir(parents=True)
     (tmp_path / "conf/config.yaml").write_text("defaults: [dataset: clicks]\nseed: 1\nday: '2026-01-04'\n")
     (tmp_path / "conf/dataset/clicks.yaml").write_text(
-        "defaults: [base]\nname: clicks\nsql: SELECT user_id, count(*) AS n FROM e WHERE dt >= CAST(:since AS DATE) GROUP BY user_id\n"
-        f"params: {{since: '${{day}}'}}\ninputs: {{e: {{kind: hive, root: {lake}/events, partition: dt}}}}\nstore: {tmp_path}/store\n"
+        "defaults: [base]\nname: clicks\n"
+        "sql: SELECT user_id, count(*) AS n FROM e WHERE dt >= CAST(:since AS DATE) GROUP BY user_id\n"
+        f"params: {{since: '${{day}}'}}\n"
+        f"inputs: {{e: {{kind: hive, root: {lake}/events, partition: dt}}}}\nstore: {tmp_path}/store\n"
     )
     try:
         with initialize_config_dir(str(tmp_path / "conf"), version_base=None):
@@ -189,7 +191,7 @@ def test_gc_keeps_what_a_run_names_and_stops_where_it_cannot_ask(
     store = Store(recipe["store"])
     done = collect(store, dry_run=True, keep=1, markers=ties.builds_named)
     assert set(done.kept) == {first.build_id, second.build_id}
-    with pytest.raises(cumin.StoreError, match="cannot be asked. Nothing was deleted"):
+    with pytest.raises(cumin.StoreError, match=r"cannot be asked. Nothing was deleted"):
         collect(store, dry_run=False, keep=1)
     mlflow.MlflowClient().delete_run(run.info.run_id)
     assert collect(store, dry_run=True, keep=1, markers=ties.builds_named).marked == [first.build_id]

@@ -154,8 +154,7 @@ def _only_partitions(condition: Node, names: set[str], alias: str, *, alone: boo
     if not columns or not all(isinstance(node, _FOLDABLE) for node in condition.walk()):
         return False
     return all(
-        column.name.lower() in names and (column.table.lower() == alias if column.table else alone)
-        for column in columns
+        column.name.lower() in names and (column.table.lower() == alias if column.table else alone) for column in columns
     )
 
 

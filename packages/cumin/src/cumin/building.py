@@ -130,9 +130,7 @@ def _check_moved(plan: Plan) -> None:
     moved = [path for name, table in plan.tables.items() for path in table.moved(plan.state[name])]
     if moved:
         shown = "\n  ".join(moved[:20]) + (f"\n  and {len(moved) - 20} more" if len(moved) > 20 else "")
-        raise InputMovedError(
-            f"{len(moved)} input files changed while the query ran; nothing was published:\n  {shown}"
-        )
+        raise InputMovedError(f"{len(moved)} input files changed while the query ran; nothing was published:\n  {shown}")
 
 
 # -- partition by partition -----------------------------------------------------------------------
@@ -173,9 +171,7 @@ def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress
 
 def _same_unit(plan: SubPlan, ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> None:
     if (ours or {}).get("content_id") != (theirs or {}).get("content_id"):
-        raise NonDeterministicBuildError(
-            f"The partition {plan.key} ({plan.build_id}) was built twice with different rows."
-        )
+        raise NonDeterministicBuildError(f"The partition {plan.key} ({plan.build_id}) was built twice with different rows.")
 
 
 def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target) -> list[Unit]:
@@ -213,16 +209,15 @@ def require_local(plan: Plan, key: str, one: Unit | None, other: Unit | None) ->
     if (one.content_id if one else None) != (other.content_id if other else None):
         raise NotPartitionLocalError(
             f"The partition {key} has other rows when more of the inputs is in sight: the query reads beyond lookback="
-            f"{dict(plan.recipe.lookback or {})}. Enlarge it, or leave lookback out to build the whole. Nothing was published."
+            f"{dict(plan.recipe.lookback or {})}. Enlarge it, or leave lookback out to build the whole. Nothing was "
+            "published."
         )
 
 
 # -- publishing -----------------------------------------------------------------------------------
 
 
-def _publish(
-    plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[str, Any], digits: int | None
-) -> Dataset:
+def _publish(plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[str, Any], digits: int | None) -> Dataset:
     total = RowSum(digits)
     for unit in units:
         total.merge(RowSum.from_json(unit, digits=digits))

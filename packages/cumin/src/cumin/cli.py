@@ -153,8 +153,16 @@ def _why_not(plan: Plan, store: Store, lines: list[str]) -> list[dict[str, Any]]
 def run_build(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
     recipe, store = _recipe(arguments)
     dataset = build_recipe(recipe, store, progress=tell)
-    data = {"name": dataset.name, "version": dataset.version, "build_id": dataset.build_id, "content_id": dataset.content_id,
-            "hit": dataset.hit, "rows": dataset.rows, "files": dataset.files(), "stats": dataset.manifest["stats"]}  # fmt: skip
+    data = {
+        "name": dataset.name,
+        "version": dataset.version,
+        "build_id": dataset.build_id,
+        "content_id": dataset.content_id,
+        "hit": dataset.hit,
+        "rows": dataset.rows,
+        "files": dataset.files(),
+        "stats": dataset.manifest["stats"],
+    }
     return data, [*dataset.explain().splitlines(), f"  version     {dataset.name}@v{dataset.version}"], 0
 
 
@@ -176,9 +184,7 @@ def run_log(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answe
     versions = store.versions(arguments.name)
     if not versions:
         raise ConfigError(f"{arguments.name!r} was never built here. Names: {', '.join(store.names()) or 'none'}.")
-    lines = [
-        f"v{v['version']}  {v['created'][:19]}  {v['build_id'][:19]}  {v['content_id']}" for v in reversed(versions)
-    ]
+    lines = [f"v{v['version']}  {v['created'][:19]}  {v['build_id'][:19]}  {v['content_id']}" for v in reversed(versions)]
     return versions, lines, 0
 
 
@@ -196,7 +202,8 @@ def run_diff(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answ
     store = _store(arguments)
     first, second = load(arguments.a, store), load(arguments.b, store)
     data = data_changes(first, second)
-    lines = [f"the same content: {first.content_id}" if data["equal"] else f"content: {data['content'][0]} -> {data['content'][1]}",
+    old, new = data["content"]
+    lines = [f"the same content: {old}" if data["equal"] else f"content: {old} -> {new}",
              f"rows: {data['rows'][0]:,} -> {data['rows'][1]:,}"]  # fmt: skip
     for name in (
         "columns_added",
@@ -346,9 +353,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         made = command(name, run, text)
         made.add_argument("file", help="the dataset file (YAML)")
-        made.add_argument(
-            "-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="replace a parameter"
-        )
+        made.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="replace a parameter")
         if name == "check":
             made.add_argument("--twice", action="store_true", help="build twice with different threads and compare")
             made.add_argument("--locality", action="store_true", help="build every partition alone and compare")

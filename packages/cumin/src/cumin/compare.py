@@ -202,9 +202,7 @@ def row_changes(before: Dataset, after: Dataset, key: Sequence[str], limit: int)
     changes = data_changes(before, after)
     wrong = [column for column in key if column not in before.schema.names or column not in after.schema.names]
     if wrong or not key:
-        raise ConfigError(
-            [f"--key {column}: not a column of both datasets." for column in wrong] or "--rows needs --key."
-        )
+        raise ConfigError([f"--key {column}: not a column of both datasets." for column in wrong] or "--rows needs --key.")
     differing = set(changes["partitions_changed"] + changes["partitions_added"] + changes["partitions_gone"])
     same_parts = before.manifest["output"]["partition_by"] == after.manifest["output"]["partition_by"]
     sides = []

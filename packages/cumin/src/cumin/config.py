@@ -66,9 +66,7 @@ def recipe_from(
             params[key] = parse_param(text, params[key], key)
         except ConfigError as error:
             problems += error.problems
-    inputs = _each(
-        values.get("inputs") or {}, lambda each: input_from(each, folder=folder, store=store), "input", problems
-    )
+    inputs = _each(values.get("inputs") or {}, lambda each: input_from(each, folder=folder, store=store), "input", problems)
     if problems:
         raise ConfigError(problems)
     how = values.get("determinism") or "strict"

@@ -137,9 +137,7 @@ def refused(all_findings: Iterable[Finding], how: Determinism) -> list[Finding]:
             continue
         if how.mode == "single-thread" and each.rule in _ORDER_RULES:
             continue
-        if each.rule == "float-sum" and (
-            how.mode == "tolerant" or (how.mode == "decimal" and name in known.EXACT_SUMS)
-        ):
+        if each.rule == "float-sum" and (how.mode == "tolerant" or (how.mode == "decimal" and name in known.EXACT_SUMS)):
             continue
         result.append(each)
     return result
@@ -286,15 +284,12 @@ class _Scan:
                 "order-sensitive",
                 f"{name}()",
                 offset,
-                "takes any of several rows with the same value. Add the "
-                f"result to what is compared: {name}(x, (y, x)).",
+                f"takes any of several rows with the same value. Add the result to what is compared: {name}(x, (y, x)).",
             )
             return
         argument = node.this if isinstance(node.this, NODE) else None
         within = node.parent if isinstance(node.parent, exp.WithinGroup) else None
-        order = (
-            argument if isinstance(argument, exp.Order) else argument.find(exp.Order) if argument is not None else None
-        )
+        order = argument if isinstance(argument, exp.Order) else argument.find(exp.Order) if argument is not None else None
         if within is not None:
             order = within.args.get("expression")
         inner = argument.this if isinstance(argument, exp.Order) else argument
@@ -309,7 +304,7 @@ class _Scan:
             "takes any of several equally frequent values. Group by the value and take the first of ORDER BY count(*) "
             "DESC, value."
             if name == "mode"
-            else f"depends on the order of the rows. Write {name}(x ORDER BY …) with the value itself or a declared key at the end."
+            else f"depends on the order of the rows. Write {name}(x ORDER BY …), with the value itself or a key last."
         )
         self._add("order-sensitive", f"{name}()", offset, remedy)
 

@@ -115,9 +115,7 @@ def _mark(store: Store, done: Collected, keep: int | None, markers: Marker | Non
             done.kept.setdefault(each, []).append(reason)
             entry = store.entry(each)
             if entry is not None and len(done.kept[each]) == 1:
-                parents = (
-                    parent for source in store.manifest(entry["manifest"])["inputs"] for parent in source["parents"]
-                )
+                parents = (parent for source in store.manifest(entry["manifest"])["inputs"] for parent in source["parents"])
                 waiting += [(parent["build_id"], f"input of {each[:15]}") for parent in parents]
 
     for name in store.names():

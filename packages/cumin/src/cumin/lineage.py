@@ -92,9 +92,7 @@ def _up(result: Graph, dataset: Dataset, level: int, *, follow: bool) -> None:
                 try:
                     _up(result, load(parent["build_id"], Store(parent["store"])), level + 1, follow=True)
                 except NotFoundError:
-                    result.add(
-                        Vertex(parent["build_id"], "gone", parent["name"], ["no longer in its store"], level + 1)
-                    )
+                    result.add(Vertex(parent["build_id"], "gone", parent["name"], ["no longer in its store"], level + 1))
                 result.connect(parent["build_id"], dataset.build_id)
             continue
         key = f"{each['kind']}:{each['root']}:{each['name']}"
@@ -166,9 +164,7 @@ def openlineage(dataset: Dataset) -> dict[str, Any]:
         "job": {
             "namespace": "cumin",
             "name": dataset.name,
-            "facets": {
-                "sql": facet("SQLJobFacet", "1-1-0", query=manifest["recipe"]["text"], dialect=_dialect(manifest))
-            },
+            "facets": {"sql": facet("SQLJobFacet", "1-1-0", query=manifest["recipe"]["text"], dialect=_dialect(manifest))},
         },
         "inputs": inputs,
         "outputs": [output],
@@ -223,8 +219,12 @@ def _arrow(source: tuple[float, float], target: tuple[float, float]) -> str:
 def _box(vertex: Vertex, place: tuple[float, float]) -> str:
     x, y = place
     fill = _FILL.get(vertex.kind, "#eeeeee")
-    lines = [f'<rect x="{x:.0f}" y="{y:.0f}" width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6" fill="{fill}" stroke="#99a"/>',
-             f'<text x="{x + 10:.0f}" y="{y + 19:.0f}" font-weight="bold" font-size="13">{escape(_cut(vertex.title, 32))}</text>']  # fmt: skip
+    size = f'width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6"'
+    title = escape(_cut(vertex.title, 32))
+    lines = [
+        f'<rect x="{x:.0f}" y="{y:.0f}" {size} fill="{fill}" stroke="#99a"/>',
+        f'<text x="{x + 10:.0f}" y="{y + 19:.0f}" font-weight="bold" font-size="13">{title}</text>',
+    ]
     notes = [", ".join(vertex.notes[:1]), ", ".join(vertex.notes[1:])]
     for row, note in enumerate(note for note in notes if note):
         lines.append(f'<text x="{x + 10:.0f}" y="{y + 37 + 15 * row:.0f}" fill="#445">{escape(_cut(note, 42))}</text>')

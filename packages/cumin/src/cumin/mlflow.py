@@ -126,9 +126,7 @@ def lineage(run_id: str, *, uri: str | None = None, stores: Iterable[Store] = ()
         raise NotFoundError(f"MLflow has no run {run_id!r}: {error}") from error
     builds = sorted(_builds_of(run))
     if not builds:
-        raise NotFoundError(
-            f"The run {run_id} names no cumin dataset (tag {BUILD_TAG}); it was not logged by log_input."
-        )
+        raise NotFoundError(f"The run {run_id} names no cumin dataset (tag {BUILD_TAG}); it was not logged by log_input.")
     result = Graph()
     result.add(Vertex(f"run:{run_id}", "run", f"MLflow run {run.info.run_name or run_id}", [run_id], -1))
     for version in client.search_model_versions(f"run_id = '{run_id}'"):

@@ -69,9 +69,7 @@ def _in(node: Node, given: set[str], select: exp.Select) -> bool:
     if isinstance(node, exp.Column):
         # `x` and `t.x` are one column where the SELECT has one source.
         return node.name.lower() in given and (len(sources(select)) == 1 or not node.table)
-    return any(
-        each.alias and text(each.unalias()) == text(node) and each.alias.lower() in given for each in select.selects
-    )
+    return any(each.alias and text(each.unalias()) == text(node) and each.alias.lower() in given for each in select.selects)
 
 
 def _covers_output(select: Node, given: set[str]) -> bool:

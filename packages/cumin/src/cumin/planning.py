@@ -114,9 +114,7 @@ def _open(recipe: Recipe) -> dict[str, Table]:
             doubled = {each.lower() for each in table.schema.names if
                        sum(other.lower() == each.lower() for other in table.schema.names) > 1}  # fmt: skip
             if doubled:
-                raise InputError(
-                    f"its columns {sorted(doubled)} differ only in case, which SQL does not see; rename them."
-                )
+                raise InputError(f"its columns {sorted(doubled)} differ only in case, which SQL does not see; rename them.")
             tables[name] = table
         except RecipeError as error:
             problems += [f"The input {name!r}: {problem}" for problem in error.problems]
@@ -224,9 +222,7 @@ def _forms(
     column = recipe.partition_by[0]
     subplans = []
     for key, value in _output_partitions(recipe, tables, state, base).items():
-        reads = {
-            name: _window(table, sorted(state[name]), column, value, lookback[name]) for name, table in tables.items()
-        }
+        reads = {name: _window(table, sorted(state[name]), column, value, lookback[name]) for name, table in tables.items()}
         narrowed = {
             name: {**inputs[name.lower()], "parts": {each: inputs[name.lower()]["parts"][each] for each in reads[name]}}
             for name in tables
@@ -238,9 +234,7 @@ def _forms(
     return whole, subplans
 
 
-def _output_partitions(
-    recipe: Recipe, tables: Mapping[str, Table], state: State, base: Mapping[str, Any]
-) -> dict[str, Any]:
+def _output_partitions(recipe: Recipe, tables: Mapping[str, Table], state: State, base: Mapping[str, Any]) -> dict[str, Any]:
     """Key and typed value of each partition that the output may have: those of the inputs that share its column."""
     column = recipe.partition_by[0]
     found: dict[str, Any] = {}
@@ -254,9 +248,7 @@ def _output_partitions(
         raise ConfigError(f"An incremental build needs an input that is partitioned by {column!r} like its output.")
     if recipe.partitions is not None:
         wanted = recipe.partitions
-        inside = (
-            (lambda v: v is not None and wanted[0] <= v <= wanted[1]) if len(wanted) == 2 else (lambda v: v in wanted)
-        )
+        inside = (lambda v: v is not None and wanted[0] <= v <= wanted[1]) if len(wanted) == 2 else (lambda v: v in wanted)
         found = {key: value for key, value in found.items() if inside(value)}
     return dict(sorted(found.items()))
 

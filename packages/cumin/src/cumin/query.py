@@ -134,8 +134,7 @@ def _expand(template: str, params: Mapping[str, Any]) -> tuple[str, set[str]]:
         missing = sorted(used - params.keys())
         if missing:
             raise ParameterError(
-                f"The template uses {name!r}, which is not a parameter. Declared: {_listed(params)}."
-                for name in missing
+                f"The template uses {name!r}, which is not a parameter. Declared: {_listed(params)}." for name in missing
             )
         return environment.from_string(template).render(params), used
     except jinja2.TemplateSyntaxError as error:

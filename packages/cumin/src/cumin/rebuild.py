@@ -124,8 +124,7 @@ def check_locality(plan: Plan, progress: Progress = quiet) -> int:
             target = Target(Path(folder, str(number)), recipe.partition_by, recipe.order_key, recipe.layout)
             target.folder.mkdir()
             state = {
-                name: {key: plan.state[name][key] for each in subplans for key in each.reads[name]}
-                for name in plan.tables
+                name: {key: plan.state[name][key] for each in subplans for key in each.reads[name]} for name in plan.tables
             }
             relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
             sql = only_partitions(plan, [each.key for each in subplans])

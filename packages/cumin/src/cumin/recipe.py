@@ -61,9 +61,7 @@ class Recipe:
     def _lookback_problems(self) -> list[str]:
         if self.lookback is None:
             return (
-                []
-                if self.partitions is None
-                else ["partitions= needs lookback=: only an incremental build can be limited."]
+                [] if self.partitions is None else ["partitions= needs lookback=: only an incremental build can be limited."]
             )
         problems = []
         if len(self.partition_by) != 1:
@@ -117,7 +115,5 @@ def parse_param(text: str, like: Any, name: str) -> Any:
         if isinstance(like, list) and like:
             return [parse_param(item.strip(), like[0], name) for item in text.split(",")]
     except (ValueError, KeyError, ArithmeticError) as error:
-        raise ConfigError(
-            f"-p {name}={text}: the parameter is a {type(like).__name__}, as in the dataset file."
-        ) from error
+        raise ConfigError(f"-p {name}={text}: the parameter is a {type(like).__name__}, as in the dataset file.") from error
     raise ConfigError(f"-p {name}={text}: no type to read it by; give it a value in the dataset file.")

@@ -64,9 +64,7 @@ class Store:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptError(
-                f"{self.place.full('cumin.json')} is not what cumin wrote; nothing was touched."
-            ) from error
+            raise CorruptError(f"{self.place.full('cumin.json')} is not what cumin wrote; nothing was touched.") from error
         if newer:
             raise StoreFormatError(
                 f"The store {self.place.url} has format {found['format']}; this cumin reads up to {FORMAT}. Update cumin."

@@ -37,9 +37,7 @@ class Udf:
         return {"types": types_, "code": code_form(self.function, f"The function {name!r}")}
 
 
-def udf(
-    function: Function, *, arguments: Sequence[pa.DataType], returns: pa.DataType, version: str | None = None
-) -> Udf:
+def udf(function: Function, *, arguments: Sequence[pa.DataType], returns: pa.DataType, version: str | None = None) -> Udf:
     """A Python function that the query may call by the name it is given in ``udfs={name: …}``.
 
     It must give the same result for the same values. Its source, closure and globals enter the build id; where they

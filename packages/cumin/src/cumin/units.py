@@ -261,5 +261,6 @@ def _partition_value(value: Any, name: str) -> str | None:
     if isinstance(value, (int, str)) or type(value) is date:
         return str(value)
     raise EngineError(
-        f"partition_by={name!r}: a {type(value).__name__} cannot name a partition. Allowed: whole numbers, text, dates, booleans."
+        f"partition_by={name!r}: a {type(value).__name__} cannot name a partition. "
+        "Allowed: whole numbers, text, dates, booleans."
     )

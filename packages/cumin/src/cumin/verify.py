@@ -145,9 +145,7 @@ def doctor(store: Store) -> list[tuple[str, bool, str]]:
             (
                 "create-only writes",
                 first and not second and kept,
-                "the second writer of a file is told so"
-                if first and not second
-                else "two writers both succeed: unsafe",
+                "the second writer of a file is told so" if first and not second else "two writers both succeed: unsafe",
             )
         )
         store.place.replace(probe, b"c")

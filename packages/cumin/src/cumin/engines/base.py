@@ -61,9 +61,7 @@ class Session(ABC):
         """The schema that the query gives. Raises QueryError, with the engine's message, if it does not bind."""
 
     @abstractmethod
-    def keep(
-        self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]
-    ) -> list[bool]:
+    def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
         """For each row of partition values: whether all filters may hold for it.
 
         The filters are in DuckDB's SQL. One that also holds where every column is NULL keeps everything: an outer

@@ -160,9 +160,7 @@ class DuckDBSession(Session):
         except engine.Error as error:
             raise QueryError(f"The query does not bind: {error}") from error
 
-    def keep(
-        self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]
-    ) -> list[bool]:
+    def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
         assert self._connection is not None
         rows = [*values, tuple(None for _ in column_types)]
         columns = {
@@ -175,9 +173,7 @@ class DuckDBSession(Session):
         try:
             for condition in filters:
                 try:
-                    found = self._connection.execute(
-                        f"SELECT cumin_row FROM cumin_partitions WHERE {condition}"
-                    ).fetchall()
+                    found = self._connection.execute(f"SELECT cumin_row FROM cumin_partitions WHERE {condition}").fetchall()
                 except engine.Error:
                     continue  # not to be worked out beforehand: every partition is read
                 true = {row[0] for row in found}
@@ -194,9 +190,7 @@ class DuckDBSession(Session):
 
 
 def _catalogue(connection: engine.DuckDBPyConnection) -> Catalogue:
-    rows = connection.execute(
-        "SELECT lower(function_name), function_type, stability FROM duckdb_functions()"
-    ).fetchall()
+    rows = connection.execute("SELECT lower(function_name), function_type, stability FROM duckdb_functions()").fetchall()
     volatile = {name for name, _, stability in rows if stability == "VOLATILE"}
     aggregates = {name for name, kind, _ in rows if kind == "aggregate"}
     scalars = {name for name, kind, _ in rows if kind in ("scalar", "macro")}
@@ -277,14 +271,10 @@ def keyed_diff(before: Any, after: Any, key: list[str], columns: list[str], limi
         for name, (paths, dataset) in (("a", before), ("b", after)):
             table: Any = dataset.schema.empty_table()
             if paths:
-                table = pads.dataset(
-                    paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow()
-                )
+                table = pads.dataset(paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow())
             connection.register(name, table)
         on = " AND ".join(f'a."{_quoted(each)}" IS NOT DISTINCT FROM b."{_quoted(each)}"' for each in key)
-        differs = (
-            " OR ".join(f'a."{_quoted(each)}" IS DISTINCT FROM b."{_quoted(each)}"' for each in columns) or "false"
-        )
+        differs = " OR ".join(f'a."{_quoted(each)}" IS DISTINCT FROM b."{_quoted(each)}"' for each in columns) or "false"
         shown = ", ".join(f'"{_quoted(each)}"' for each in key)
         what = {
             "added": f"SELECT {_prefixed('b', key)} FROM b ANTI JOIN a ON {on}",

@@ -6,6 +6,7 @@ the master is local. The executors need cumin installed.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class Spark(Engine):
                 builder = builder.master(self.master)
                 if self.master.startswith("local"):
                     # Spark would start the `python3` of the path, which may be another one.
-                    builder = builder.config("spark.pyspark.python", sys.executable)
+                    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
             for name, value in self.conf.items():
                 builder = builder.config(name, value)
             made = builder.getOrCreate()
@@ -68,9 +69,7 @@ class Spark(Engine):
 
     def form(self, determinism: Determinism) -> dict[str, Any]:
         if determinism.mode == "single-thread":
-            raise ConfigError(
-                "The mode single-thread is DuckDB's; on Spark choose decimal or tolerant, or cast to DECIMAL."
-            )
+            raise ConfigError("The mode single-thread is DuckDB's; on Spark choose decimal or tolerant, or cast to DECIMAL.")
         session = self.spark()
         return {
             "name": "spark",
@@ -105,9 +104,7 @@ class Spark(Engine):
             rows = tables.session.sql(tables.rewritten(sql))
             schema = to_arrow_schema(rows.schema)
             frame = _arranged(rows, target)
-            task = _Task(
-                schema, str(target.folder), target.partition_by, target.order_key, target.layout, target.digits
-            )
+            task = _Task(schema, str(target.folder), target.partition_by, target.order_key, target.layout, target.digits)
             reports = [json.loads(row["file"]) for row in frame.mapInArrow(task, _RESULT).collect()]
         except PySparkException as error:
             raise EngineError(f"Spark failed: {_first_line(error)}") from error
@@ -130,9 +127,7 @@ def spark(
 ) -> Spark:
     """Spark as engine: a `session` of the caller's, or one on `master` (``local[4]``, ``yarn``, ``spark://…``, ``k8s://…``;
     without it the session in use, or Spark's own default). Needs the extra ``cumin[spark]`` and a Java runtime."""
-    return Spark(
-        master=master, timezone=timezone, version_policy=version_policy, conf=dict(conf or {}), session=session
-    )
+    return Spark(master=master, timezone=timezone, version_policy=version_policy, conf=dict(conf or {}), session=session)
 
 
 class SparkTables(Session):
@@ -205,9 +200,7 @@ class SparkTables(Session):
         except PySparkException as error:
             raise QueryError(f"The query does not bind: {_first_line(error)}") from error
 
-    def keep(
-        self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]
-    ) -> list[bool]:
+    def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
         # The filters are comparisons with constants, in DuckDB's SQL: they are worked out there.
         if self._duckdb is None:
             self._duckdb = DuckDB().open({}, {})
@@ -352,9 +345,7 @@ def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _report(unit: Unit) -> str:
-    return json.dumps(
-        {"partition": unit.partition, "sum": unit.sum.to_json(), "files": [f.to_json() for f in unit.files]}
-    )
+    return json.dumps({"partition": unit.partition, "sum": unit.sum.to_json(), "files": [f.to_json() for f in unit.files]})
 
 
 def _units(reports: list[dict[str, Any]], schema: pa.Schema, digits: int | None) -> list[Unit]:

@@ -63,9 +63,7 @@ class DeltaTable(Table):
         except ImportError as error:
             raise ConfigError("cumin.delta needs the package deltalake: pip install 'cumin[delta]'.") from error
         try:
-            opened = deltalake.DeltaTable(
-                source.uri, version=source.version, storage_options=dict(source.storage_options)
-            )
+            opened = deltalake.DeltaTable(source.uri, version=source.version, storage_options=dict(source.storage_options))
             metadata = opened.metadata()
             actions = pa.table(opened.get_add_actions(flatten=False))
             schema = pa.schema(opened.schema().to_arrow())

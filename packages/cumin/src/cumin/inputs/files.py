@@ -300,6 +300,4 @@ class FileTable(Table):
             if self.partition_columns:
                 values += [self.typed(key)] * len(names)
         csv = {"delimiter": self.source.delimiter}
-        return Relation(
-            self.schema, paths, self.place, self.format, self.place.root, self.partition_columns, values, csv
-        )
+        return Relation(self.schema, paths, self.place, self.format, self.place.root, self.partition_columns, values, csv)

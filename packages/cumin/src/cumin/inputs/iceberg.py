@@ -74,9 +74,7 @@ class IcebergTable(Table):
             raise InputError(f"The Iceberg table {source.table} is not in the catalog {source.catalog}.") from error
         except (ValueError, OSError) as error:
             raise InputError(f"The Iceberg table {source.table} cannot be read: {error}") from error
-        snapshot = (
-            self._table.current_snapshot() if source.snapshot is None else self._table.snapshot_by_id(source.snapshot)
-        )
+        snapshot = self._table.current_snapshot() if source.snapshot is None else self._table.snapshot_by_id(source.snapshot)
         if snapshot is None:
             asked = "no snapshot yet" if source.snapshot is None else f"no snapshot {source.snapshot} (expired?)"
             raise InputError(f"The Iceberg table {source.table} has {asked}.")

@@ -230,15 +230,11 @@ def _cache() -> sqlite3.Connection:
 
 def _recall(cache: sqlite3.Connection, place: Place, folder: str, text: str, strength: str) -> str | None:
     file = _file_key(place, folder, text)
-    row = cache.execute(
-        "SELECT state, digest FROM digests WHERE file = ? AND strength = ?", (file, strength)
-    ).fetchone()
+    row = cache.execute("SELECT state, digest FROM digests WHERE file = ? AND strength = ?", (file, strength)).fetchone()
     return row[1] if row and row[0] == text else None
 
 
-def _remember(
-    cache: sqlite3.Connection, place: Place, folder: str, strength: str, found: Sequence[tuple[str, str]]
-) -> None:
+def _remember(cache: sqlite3.Connection, place: Place, folder: str, strength: str, found: Sequence[tuple[str, str]]) -> None:
     rows = [(_file_key(place, folder, text), strength, text, digest) for text, digest in found]
     with cache:
         cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
