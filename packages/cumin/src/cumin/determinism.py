@@ -10,6 +10,7 @@ float sums pass and rounds floats before the content id is taken, which then say
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from sqlglot import exp
@@ -278,7 +279,7 @@ class _Scan:
         if name in known.EXTREMES:
             value, by = node.this, node.args.get("expression")
             parts = by.expressions if isinstance(by, (exp.Tuple, exp.Struct, exp.Anonymous)) else [by]
-            if value in [part.unalias() if isinstance(part, NODE) else part for part in parts]:
+            if value in [_bare(part) for part in parts]:
                 return
             self._add(
                 "order-sensitive",
@@ -287,7 +288,7 @@ class _Scan:
                 f"takes any of several rows with the same value. Add the result to what is compared: {name}(x, (y, x)).",
             )
             return
-        argument = node.this if isinstance(node.this, NODE) else None
+        argument: Node = node.this if isinstance(node.this, NODE) else None
         within = node.parent if isinstance(node.parent, exp.WithinGroup) else None
         order = argument if isinstance(argument, exp.Order) else argument.find(exp.Order) if argument is not None else None
         if within is not None:
@@ -309,7 +310,7 @@ class _Scan:
         self._add("order-sensitive", f"{name}()", offset, remedy)
 
     def _float_sum(self, name: str, offset: int, node: exp.Func, select: exp.Select) -> None:
-        argument = node.this if isinstance(node.this, NODE) else None
+        argument: Node = node.this if isinstance(node.this, NODE) else None
         if isinstance(node, exp.Anonymous):
             argument = node.expressions[0] if node.expressions else None
         kind = self._type(argument, select) if argument is not None else None
@@ -430,6 +431,11 @@ class _Scan:
                 return token.start
         samples = [token.start for token in self._tokens if token.text.lower() == "tablesample"]
         return samples[0] if word == "sample" and samples else 0
+
+
+def _bare(part: Any) -> Any:
+    """A part of a struct without its name; what is no tree as it is."""
+    return part.unalias() if hasattr(part, "unalias") else part
 
 
 def total_sources(select: exp.Select, by: list[Node], keys: Keys) -> bool:
