@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from cumin.errors import ConfigError, InputError
-from cumin.fingerprint import Part, line_name, line_size, moved, token
+from cumin.fingerprint import Part, line_name, moved, token
 from cumin.inputs import listing
 from cumin.inputs.base import Input, Relation, Table, file_format
 from cumin.partitions import PARTITION_TYPES, guess_type, partition_text
@@ -250,14 +250,14 @@ class FileTable(Table):
 
     def _lines(self, key: str) -> list[str]:
         if key not in self._listed:
-            self._listed[key] = self._take([key])[0]
+            self._listed[key] = self._take([key])[0].lines
         return self._listed[key]
 
-    def _take(self, keys: Sequence[str]) -> list[list[str]]:
+    def _take(self, keys: Sequence[str]) -> list[listing.Listed]:
         """The lines of each partition, as the files are now."""
         if self._names is not None:
             return [listing.file_lines(self.place, self._names, strength=self._listing)]
-        one: Callable[[str], list[str]] = lambda key: listing.list_lines(self.place, key, strength=self._listing)  # noqa: E731
+        one: Callable[[str], listing.Listed] = lambda key: listing.list_lines(self.place, key, strength=self._listing)  # noqa: E731
         if self.place.local or len(keys) == 1:
             return [one(key) for key in keys]
         with ThreadPoolExecutor(8, thread_name_prefix="cumin-list") as pool:
@@ -270,13 +270,13 @@ class FileTable(Table):
         else:
             taken = self._take(wanted)
         result = {}
-        for key, lines in zip(wanted, taken, strict=True):
-            lines.sort()
+        for key, listed in zip(wanted, taken, strict=True):
+            lines = sorted(listed.lines)
             self._listed[key] = lines
             named = lines
             if self.strength in ("bytes", "footer"):
                 named = listing.hashed(self.place, key, lines, self.strength)
-            result[key] = Part(lines, sum(map(line_size, lines)), token(self.strength, named))
+            result[key] = Part(lines, listed.bytes, token(self.strength, named))
         return result
 
     def moved(self, parts: Mapping[str, Part]) -> list[str]:
@@ -287,7 +287,7 @@ class FileTable(Table):
         return [
             self.place.full(f"{key}/{name}" if key else name)
             for key, part in parts.items()
-            for name in moved(part.lines, now[key])
+            for name in moved(part.lines, now[key].lines)
         ]
 
     def relation(self, parts: Mapping[str, Part]) -> Relation:

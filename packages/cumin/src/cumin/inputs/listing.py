@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,16 @@ _HASH_BUFFER = 1 << 20
 _FOOTER_TAIL = 8
 
 
-def list_lines(place: Place, folder: str, *, strength: str) -> list[str]:
+@dataclass(slots=True)
+class Listed:
+    """The lines of a folder's files, their bytes in all, and the newest change (local; else 0) in ns."""
+
+    lines: list[str] = field(default_factory=list)
+    bytes: int = 0
+    newest: int = 0
+
+
+def list_lines(place: Place, folder: str, *, strength: str) -> Listed:
     """The files under `folder` (relative to `place`) as lines; names are relative to `folder`.
 
     Names that begin with ``.`` or ``_`` are left out, as Hive and Spark do. `strength` is stat or etag.
@@ -37,28 +47,33 @@ def list_lines(place: Place, folder: str, *, strength: str) -> list[str]:
     return _remote(place, folder, strength)
 
 
-def file_lines(place: Place, names: Sequence[str], *, strength: str) -> list[str]:
+def file_lines(place: Place, names: Sequence[str], *, strength: str) -> Listed:
     """The same for named files (relative to `place`). Raises InputError naming all that are not there."""
-    lines, missing = [], []
+    listed, missing = Listed(), []
     for name in names:
         try:
             if isinstance(place, LocalPlace):
-                lines.append(_stat_line(name, os.stat(place.full(name))))
+                st = os.stat(place.full(name))
+                listed.lines.append(_stat_line(name, st))
+                listed.bytes += st.st_size
+                listed.newest = max(listed.newest, st.st_ctime_ns)
             else:
                 assert isinstance(place, RemotePlace)
-                lines.append(line(name, *_remote_state(place.fs.info(place.full(name)), strength)))
+                size, state = _remote_state(place.fs.info(place.full(name)), strength)
+                listed.lines.append(line(name, size, state))
+                listed.bytes += size
         except FileNotFoundError:
             missing.append(f"{place.full(name)} is not there.")
     if missing:
         raise InputError(missing)
-    return lines
+    return listed
 
 
-def settle(take: Callable[[], list[list[str]]]) -> list[list[str]]:
+def settle(take: Callable[[], list[Listed]]) -> list[Listed]:
     """Local listings taken when no file in them was changed within the clock's tick. Waits for two seconds at most."""
     while True:
         listings = take()
-        newest = max((max(map(_changed, lines), default=0) for lines in listings), default=0)
+        newest = max((listed.newest for listed in listings), default=0)
         if not newest:
             return listings
         tick = FINE_TICK_NS if newest % 1_000_000 else COARSE_TICK_NS
@@ -73,29 +88,25 @@ def settle(take: Callable[[], list[list[str]]]) -> list[list[str]]:
         time.sleep(wait / 1e9)
 
 
-def _changed(text: str) -> int:
-    """The ctime, in ns, of a local stat line."""
-    return int(text[text.rindex(",c") + 2 : text.rindex(",i")])
-
-
 def _stat_line(name: str, st: os.stat_result) -> str:
     return f"{len(name)}:{name},{st.st_size},m{st.st_mtime_ns},c{st.st_ctime_ns},i{st.st_ino}"
 
 
-def _local(folder: str) -> list[str]:
-    lines: list[str] = []
+def _local(folder: str) -> Listed:
+    listed = Listed()
     try:
-        _scan(folder, "", lines)
+        _scan(folder, "", listed)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is not there.") from error
     except PermissionError as error:
         raise InputError(f"{error.filename} may not be read: {error.strerror}.") from error
-    return lines
+    return listed
 
 
-def _scan(folder: str, prefix: str, lines: list[str]) -> None:
-    add = lines.append
+def _scan(folder: str, prefix: str, listed: Listed) -> None:
+    add = listed.lines.append
     folders = []
+    total, newest = 0, listed.newest
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
@@ -107,25 +118,33 @@ def _scan(folder: str, prefix: str, lines: list[str]) -> None:
             st = entry.stat()
             if prefix:
                 name = prefix + name
+            size, changed = st.st_size, st.st_ctime_ns
+            total += size
+            if changed > newest:
+                newest = changed
             # The same as _stat_line; written out, because this loop is the cost of a plan over a million files.
-            add(f"{len(name)}:{name},{st.st_size},m{st.st_mtime_ns},c{st.st_ctime_ns},i{st.st_ino}")
+            add(f"{len(name)}:{name},{size},m{st.st_mtime_ns},c{changed},i{st.st_ino}")
+    listed.bytes += total
+    listed.newest = newest
     for name in folders:
-        _scan(f"{folder}/{name}", f"{prefix}{name}/", lines)
+        _scan(f"{folder}/{name}", f"{prefix}{name}/", listed)
 
 
-def _remote(place: RemotePlace, folder: str, strength: str) -> list[str]:
+def _remote(place: RemotePlace, folder: str, strength: str) -> Listed:
     base = place.full(folder)
     try:
         found = place.fs.find(base, detail=True)
     except FileNotFoundError as error:
         raise InputError(f"{base} is not there.") from error
-    lines = []
+    listed = Listed()
     for path, info in found.items():
         name = str(path)[len(base) :].lstrip("/")
         if any(piece[:1] in "._" for piece in name.split("/")):
             continue
-        lines.append(line(name, *_remote_state(info, strength)))
-    return lines
+        size, state = _remote_state(info, strength)
+        listed.lines.append(line(name, size, state))
+        listed.bytes += size
+    return listed
 
 
 def _remote_state(info: dict[str, Any], strength: str) -> tuple[int, str]:
