@@ -102,7 +102,7 @@ class Spark(Engine):
             for name, relation in relations.items():
                 tables.bind(name, _read(tables.session, relation))
             rows = tables.session.sql(tables.rewritten(sql))
-            schema = to_arrow_schema(rows.schema)
+            schema = _nullable(to_arrow_schema(rows.schema))
             frame = _arranged(rows, target)
             task = _Task(schema, str(target.folder), target.partition_by, target.order_key, target.layout, target.digits)
             reports = [json.loads(row["file"]) for row in frame.mapInArrow(task, _RESULT).collect()]
@@ -196,7 +196,7 @@ class SparkTables(Session):
 
     def describe(self, sql: str) -> pa.Schema:
         try:
-            return to_arrow_schema(self.session.sql(self.rewritten(sql)).schema)
+            return _nullable(to_arrow_schema(self.session.sql(self.rewritten(sql)).schema))
         except PySparkException as error:
             raise QueryError(f"The query does not bind: {_first_line(error)}") from error
 
@@ -238,6 +238,11 @@ def _has_alias(found: list[Any], index: int) -> bool:
     from cumin.lexer import RESERVED
 
     return token.kind == "word" and token.text.upper() not in RESERVED | after
+
+
+def _nullable(schema: pa.Schema) -> pa.Schema:
+    """The schema without NOT NULL, which DuckDB's has none of."""
+    return pa.schema([pa.field(each.name, each.type) for each in schema])
 
 
 def _first_line(error: Exception) -> str:
