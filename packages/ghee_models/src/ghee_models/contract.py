@@ -95,6 +95,11 @@ class Model(ABC, Generic[C]):
         """Takes over what `weights` gave, perhaps in another process."""
 
     @property
+    def predict_schema(self) -> Schema:
+        """The columns that `predict_preprocess` reads: by default all but the label."""
+        return Schema(self.schema.inputs)
+
+    @property
     @abstractmethod
     def monitor(self) -> str:
         """The metric that chooses the best epoch, unless the settings name another."""

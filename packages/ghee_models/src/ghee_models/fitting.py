@@ -50,7 +50,7 @@ def fit(
     def validate(current: Model[Any]) -> Metrics:
         return current.evaluate(_blocks(valid, settings), world, exclude=train_pairs, **known)
 
-    monitor = settings.trainer.monitor or _monitor(model, settings)
+    monitor = monitor_of(model, settings)
     run = TrainingRun(settings.trainer, settings.sampler, world, monitor, validate if parts.valid else None, log)
     model.train(batches, run)
     of_valid = validate(model) if parts.valid else {}
@@ -62,7 +62,10 @@ def fit(
     return Fitted(of_test, of_valid, run.history, run.best_epoch, time.perf_counter() - began)
 
 
-def _monitor(model: Model[Any], settings: Settings) -> str:
+def monitor_of(model: Model[Any], settings: Settings) -> str:
+    """The metric that chooses the epoch: the settings' one, else the model's usual one at a length that is measured."""
+    if settings.trainer.monitor:
+        return settings.trainer.monitor
     name, at, _ = model.monitor.partition("@")
     k = 10 if 10 in settings.eval.k else max(settings.eval.k)
     return f"{name}@{k}" if at else name

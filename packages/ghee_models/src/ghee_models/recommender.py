@@ -51,6 +51,10 @@ class Recommender(Model[C]):
         raise ConfigError(f"The model {self.card.id!r} has no user vectors; ask for items, or use bpr-mf or lightgcn.")
 
     @property
+    def predict_schema(self) -> Schema:
+        return Schema((self.schema.one("user"),))
+
+    @property
     def users(self) -> Vocabulary:
         return self.state.vocabularies[self.schema.one("user").name]
 

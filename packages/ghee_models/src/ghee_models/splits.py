@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 PARTS = ("train", "valid", "test")
 
@@ -22,6 +21,8 @@ Indices = npt.NDArray[np.int64]
 
 def recbole_permutation(rows: int, seed: int) -> Indices:
     """The order in which RecBole shuffles `rows` rows: `torch.randperm` after `torch.manual_seed(seed)`."""
+    import torch  # here alone: reading and checking data must not wait for it
+
     generator = torch.Generator().manual_seed(seed)
     order: Indices = torch.randperm(rows, generator=generator).numpy()
     return order

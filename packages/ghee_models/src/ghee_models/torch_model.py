@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ghee_models.contract import Batch, Epochs, Model
@@ -46,11 +48,12 @@ class TorchModel(Model[C]):
             parallel.train()
             total, count = torch.zeros(()), 0
             for batch in epoch:
-                loss = self.loss(parallel, tensors(batch), run)
+                share, filled = _share(batch, run)
+                loss = self.loss(parallel, tensors(filled), run)
                 optimizer.zero_grad()
-                loss.backward()
+                (loss * share).backward()
                 optimizer.step()
-                total += loss.detach()
+                total += loss.detach() * share
                 count += 1
             steps += count
             parallel.eval()
@@ -71,6 +74,22 @@ class TorchModel(Model[C]):
             self.network = self.build()
         self.network.load_state_dict(weights)
         self.network.eval()
+
+
+def _share(batch: Batch, run: TrainingRun) -> tuple[float, Batch]:
+    """The weight of this rank's mean loss, so that the average over ranks is the mean over all their rows.
+
+    A rank whose batch has no rows takes part with one row of zeros and the weight 0: the others wait for its gradient.
+    """
+    rows = len(next(iter(batch.values())))
+    if run.world.size == 1:
+        return 1.0, batch
+    everyone = torch.tensor([rows], dtype=torch.float64)
+    dist.all_reduce(everyone)
+    share = rows * run.world.size / max(float(everyone), 1.0)
+    if rows:
+        return share, batch
+    return 0.0, {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in batch.items()}
 
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
