@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ghee_models.check import Report
+    from ghee_models.checker import Report
 
 
 class ModelsError(Exception):

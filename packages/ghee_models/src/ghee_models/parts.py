@@ -88,7 +88,7 @@ def resolve(path: str) -> tuple[str, ...]:
 
 def missing(path: str, why: str) -> DataError:
     """The error for data that is not there."""
-    from ghee_models.check import Report, Violation
+    from ghee_models.checker import Report, Violation
 
     return DataError(Report([Violation("(data)", why, 1, file=path, fix="Check data.path.")], rows=0))
 

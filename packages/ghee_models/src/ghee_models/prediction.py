@@ -14,7 +14,7 @@ import ghee
 import pyarrow as pa
 
 from ghee_models import artifact, settings as st, tracking
-from ghee_models.check import check
+from ghee_models.checker import check_schema
 from ghee_models.contract import Batch, Model
 from ghee_models.parts import resolve
 from ghee_models.training import Preprocess
@@ -57,7 +57,7 @@ def predict(
     model = load(uri)
     model.options = options or st.PredictOptions()
     paths = resolve(data)
-    check(model.predict_schema, paths, training=False).raise_if_bad()
+    check_schema(model.predict_schema, paths, training=False).raise_if_bad()
     columns = [f.name for f in model.predict_schema.fields]
     rows = ghee.read(list(paths), columns=columns, batch_size=batch_size)
     encoded = rows.map(PredictPreprocess(model), name="predict_preprocess")
@@ -67,7 +67,7 @@ def predict(
         ghee.run(predicted.write(found), on=on)
         return iter(found)
     run = ghee.run(predicted.write(out, mode="overwrite" if overwrite else "error"), on=on)
-    return PredictResult(out, run.report.rows, run.report.seconds)
+    return PredictResult(out, run.report.rows_read, run.report.seconds)
 
 
 def evaluate(uri: str, data: str, *, ks: tuple[int, ...] = (10,), on: str = "local") -> dict[str, float]:
@@ -77,7 +77,7 @@ def evaluate(uri: str, data: str, *, ks: tuple[int, ...] = (10,), on: str = "loc
     """
     model = load(uri)
     paths = resolve(data)
-    check(model.schema, paths).raise_if_bad()
+    check_schema(model.schema, paths).raise_if_bad()
     rows = ghee.read(list(paths), columns=model.schema.names, batch_size=16_384)
     measured = rows.map(Preprocess(model, None), name="train_preprocess").loop(Evaluate(model, ks), name="evaluate")
     result: dict[str, float] = ghee.run(measured, on=on).result

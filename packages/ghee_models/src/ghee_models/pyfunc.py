@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ghee_models import artifact
-from ghee_models.check import check_batches
+from ghee_models.checker import check_batches
 from ghee_models.contract import Model
 from ghee_models.schema import Field
 

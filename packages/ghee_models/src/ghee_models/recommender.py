@@ -85,7 +85,7 @@ class Recommender(Model[C]):
     def predict_preprocess(self, rows: pa.RecordBatch) -> Batch:
         users = self.users.encode(column(rows, self.schema.one("user").name))
         if self.data.unknown == "error" and not users.all():
-            from ghee_models.check import Report, Violation
+            from ghee_models.checker import Report, Violation
 
             unknown = int((users == 0).sum())
             fix = "Train with these users, or set data.unknown to fallback or empty."

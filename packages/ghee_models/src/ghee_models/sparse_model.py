@@ -211,7 +211,7 @@ def single_output(id: str, outputs: int) -> None:
 
 
 def _unknown_report(count: int, row: int) -> Any:
-    from ghee_models.check import Report, Violation
+    from ghee_models.checker import Report, Violation
 
     fix = "Train with these values, or set data.unknown to fallback or empty."
     return Report([Violation("(inputs)", "unknown value", count, row=row, fix=fix)], rows=count)

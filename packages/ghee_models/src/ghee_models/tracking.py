@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Array, ColSpec, DataType, ParamSchema, ParamSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec
 from mlflow.types import Schema as MlflowSchema
+from mlflow.types.schema import Array
 
 from ghee_models import artifact
 from ghee_models.errors import ConfigError, PromotionError, TrackingError

@@ -17,7 +17,7 @@ import ghee
 import pyarrow as pa
 
 from ghee_models import registry, settings as st
-from ghee_models.check import Counter, Report, check
+from ghee_models.checker import Counter, Report, check_schema
 from ghee_models.contract import Batch, Model
 from ghee_models.errors import ConfigError, DataError
 from ghee_models.parts import Part, Parts, files_of, prepare
@@ -104,7 +104,7 @@ def train_configured(
         parts = prepare(settings.data, settings.split, schema, Path(folder))
         for part in (parts.train, parts.valid, parts.test):
             if part is not None and (part.keep is None or part is parts.train):
-                check(schema, part.paths).raise_if_bad()
+                check_schema(schema, part.paths).raise_if_bad()
         handle = None
         if settings.tracking.enabled:
             handle = tracking.start(id, config, settings, digest)
@@ -143,7 +143,7 @@ def scan(schema: Schema, part: Part, settings: st.Settings, *, on: str = "local"
     )
     violations = counter.finish(whole=True)
     if violations:
-        found = check(schema, part.paths, everything=True)  # once more, now to say where
+        found = check_schema(schema, part.paths, everything=True)  # once more, now to say where
         if found.ok or part.keep is not None:
             found = Report(violations, counter.rows, counter.rows)
         raise DataError(found)
@@ -210,7 +210,7 @@ class TrainStage:
         from ghee_models.fitting import fit
         from ghee_models.run import World
 
-        world = World(ghee.rank(), ghee.size())
+        world = World(ghee.context.rank(), ghee.context.size())
         with contextlib.ExitStack() as stack:
             if world.size > 1:
                 stack.enter_context(_process_group())

@@ -1,13 +1,13 @@
 """The data checker: is the data what the model's schema says? Every violation at once, none of the rows' contents.
 
-Three depths, each cheaper than the next: `check_metadata` reads schemas and row counts only; `check_rows` looks at a
-bounded sample (the first and last row group of every file) or at all rows; `Counter` counts while rows stream by in a
+Three depths, each cheaper than the next: the metadata (schemas and row counts), then a
+bounded sample of rows (the first and last row group of every file) or all of them; `Counter` counts while rows stream by in a
 training, without knowing their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -86,6 +86,22 @@ class Report:
 
 
 def check(
+    data: str, *, model: str, settings: Mapping[str, Any] | None = None, everything: bool = False
+) -> Report:
+    """Checks Parquet data for training a model of this id: metadata, then a sample of rows, or `everything`.
+
+    settings: as for `train`; `{"data": {...}}` says what the columns mean.
+    Example: check("clicks/", model="fm", settings={"data": {"fields": {"age": "numeric"}, "label": "clicked"}})
+    """
+    from ghee_models import registry
+    from ghee_models.settings import Settings, build, check_settings
+
+    given = build(Settings, settings or {}, where="settings")
+    check_settings(given)
+    return check_schema(registry.load_class(model).make_schema(given.data), data, everything=everything)
+
+
+def check_schema(
     schema: Schema,
     path: str | Sequence[str],
     *,

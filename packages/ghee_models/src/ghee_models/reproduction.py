@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ghee_models import registry
 from ghee_models.card import Reference
-from ghee_models.compose import compose
+from ghee_models.composition import compose
 from ghee_models.errors import ModelsError
 from ghee_models.training import TrainResult, train_configured
 
