@@ -251,7 +251,10 @@ class Simulation:
         self.tail = 0
         self.balanced: list[m.EpochBalanced] = []
         self.outcome: m.Action | None = None
-        orders = [random.Random(f"{seed} {epoch}").sample(range(len(plan.splits)), len(plan.splits)) for epoch in range(plan.epochs)]
+        orders = [
+            random.Random(f"{seed} {epoch}").sample(range(len(plan.splits)), len(plan.splits))
+            for epoch in range(plan.epochs)
+        ]
         rows = [batches * ROWS for batches in plan.splits]
         self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows))
         ids = [RankId(s.index, i) for s in plan.stages for i in range(s.ranks)]

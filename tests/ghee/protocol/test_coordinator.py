@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulation import SIZE, Plan, Simulation
 
 from ghee.protocol import messages as m
 from ghee.protocol.coordinator import StageRules
 from ghee.protocol.messages import BatchId, RankId, Tail
-from simulation import SIZE, Plan, Simulation
 
 splits = st.lists(st.integers(0, 5), max_size=5)
 seeds = st.integers(0, 2**32)

@@ -136,7 +136,7 @@ def _unlocked(array: Any) -> Any:
     import ctypes
 
     view = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    view._owner = array  # type: ignore[attr-defined]
+    view._owner = array
     return view
 
 

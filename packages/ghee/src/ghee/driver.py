@@ -132,7 +132,8 @@ class Driver:
             else:
                 size = stage.resources.ranks
                 worlds += [
-                    World(stage.index, stage.name, replica, replica * size, size) for replica in range(stage.resources.replicas)
+                    World(stage.index, stage.name, replica, replica * size, size)
+                    for replica in range(stage.resources.replicas)
                 ]
         return worlds
 
@@ -140,7 +141,9 @@ class Driver:
         for stage in self.plan.stages:
             if stage.hosted:
                 manager = TransferManager(RankId(stage.index, 0), *self.launcher.member(), self._endpoint.address)
-                thread = threading.Thread(target=self._run_hosted, args=(manager, stage), name=f"ghee {stage.name}", daemon=True)
+                thread = threading.Thread(
+                    target=self._run_hosted, args=(manager, stage), name=f"ghee {stage.name}", daemon=True
+                )
                 self._hosted.append(thread)
                 thread.start()
 

@@ -32,11 +32,13 @@ class Failure:
 
 def capture(error: BaseException, where: str) -> Failure:
     """Describe an exception that is being handled; `where` names stage, rank and batch."""
+    pickled: bytes | None = None
     try:
-        pickled: bytes | None = cloudpickle.dumps(error)
-        pickle.loads(pickled)
-    except Exception:
-        pickled = None
+        data = cloudpickle.dumps(error)
+        pickle.loads(data)
+        pickled = data
+    except Exception:  # an exception that does not survive the way is told by its name
+        pass
     trace = _without_ours(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     return Failure(type(error).__name__, str(error), _users_line(trace), where, text, pickled)

@@ -199,7 +199,13 @@ def read(
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     stage = Stage(
-        "read", "read", None, resources, payload=source, options={**options, "epochs": epochs}, own_ranks=replicas is not None
+        "read",
+        "read",
+        None,
+        resources,
+        payload=source,
+        options={**options, "epochs": epochs},
+        own_ranks=replicas is not None,
     )
     return Pipeline((stage,))
 

@@ -22,7 +22,10 @@ PREFETCH = 8
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage as it is launched. `hosted`: in threads of the driver's process. `one_world`: all replicas in one MPI world."""
+    """A stage as it is launched.
+
+    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world.
+    """
 
     index: int
     kind: str
@@ -133,9 +136,9 @@ def _check(stages: list[Stage]) -> None:
                 f"the pipeline ends in {stage.name!r}, whose batches go nowhere: "
                 "add .loop(function), or .write(folder), .write(list) or .write(callback)"
             )
-        if children and stage.kind == "loop" and inspect.isfunction(stage.function):
-            if not inspect.isgeneratorfunction(stage.function):
-                problems.append(f"{children[0].name!r} follows the loop {stage.name!r}, which never yields a batch to it")
+        plain = inspect.isfunction(stage.function) and not inspect.isgeneratorfunction(stage.function)
+        if children and stage.kind == "loop" and plain:
+            problems.append(f"{children[0].name!r} follows the loop {stage.name!r}, which never yields a batch to it")
         if stage.ordered and _after_loop(stage):
             problems.append(f"{stage.name!r} is ordered, but comes after a loop, whose output has no order of the source")
     if problems:

@@ -57,4 +57,6 @@ def draw(report: Report) -> Table:
 def _bar(stage: StageReport) -> Text:
     works, room = round(_BAR * stage.worked), round(_BAR * stage.waited_room)
     waits = max(0, _BAR - works - room) if stage.worked + stage.waited_input + stage.waited_room else 0
-    return Text.assemble(("▇" * works, "green"), ("░" * waits, "yellow"), ("▒" * room, "blue"), f" {100 * stage.worked:3.0f} %")
+    return Text.assemble(
+        ("▇" * works, "green"), ("░" * waits, "yellow"), ("▒" * room, "blue"), f" {100 * stage.worked:3.0f} %"
+    )

@@ -24,7 +24,13 @@ from ghee.transfer.manager import TransferManager
 
 
 def run_rank(
-    manager: TransferManager, stage: str, world_rank: int, world_size: int, *, inline: bool = False, task: RankTask | None = None
+    manager: TransferManager,
+    stage: str,
+    world_rank: int,
+    world_size: int,
+    *,
+    inline: bool = False,
+    task: RankTask | None = None,
 ) -> None:
     """Join the run, do the task, tell how it ended, and wait to be stopped.
 
@@ -72,9 +78,11 @@ class _Function:
     """The user's function of a map stage, whatever its kind: function, generator function, class."""
 
     def __init__(self, function: Callable[..., object] | None) -> None:
-        made = function() if _is_class(function) else function
-        self._close = getattr(made, "close", None) if _is_class(function) else None
-        self._call: Callable[[object], object] | None = made  # type: ignore[assignment]
+        self._call: Any = function
+        self._close: Any = None
+        if function is not None and _is_class(function):
+            self._call = function()
+            self._close = getattr(self._call, "close", None)
 
     def __call__(self, batch: object) -> Iterator[object]:
         """The batches that come of one batch."""

@@ -62,14 +62,29 @@ class Report:
             head += f", first batch after {self.first_batch:.2f} s"
         balance = "balances" if self.balanced else "was not checked to the end (the loop returned early)"
         lines = [head, f"{self.rows_read:,} rows read in {self.epochs} epochs; the ledger {balance}"]
-        table = [("stage", "ranks", "rows", "rows/s", "work", "waits for input", "waits for room", "dropped", "out")]
+        table: list[tuple[str, ...]] = [
+            ("stage", "ranks", "rows", "rows/s", "work", "waits for input", "waits for room", "dropped", "out")
+        ]
         for s in self.stages:
             share = [f"{100 * value:.0f} %" for value in (s.worked, s.waited_input, s.waited_room)]
             dropped = f"{s.dropped + s.tail_dropped + s.skipped:,}"
-            table.append((s.name, str(s.ranks), f"{s.rows:,}", f"{s.rows_per_second:,.0f}", *share, dropped, format_bytes(s.bytes_out)))
+            table.append(
+                (
+                    s.name,
+                    str(s.ranks),
+                    f"{s.rows:,}",
+                    f"{s.rows_per_second:,.0f}",
+                    *share,
+                    dropped,
+                    format_bytes(s.bytes_out),
+                )
+            )
         widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
         for row in table:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
             lines.append("  ".join(cells).rstrip())
         return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
 

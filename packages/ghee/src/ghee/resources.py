@@ -43,7 +43,13 @@ class Resources:
 
 
 def parse_resources(
-    *, replicas: object = 1, ranks: object = 1, cpus: object = 1, memory: object = None, gpus: object = 0, image: object = None
+    *,
+    replicas: object = 1,
+    ranks: object = 1,
+    cpus: object = 1,
+    memory: object = None,
+    gpus: object = 0,
+    image: object = None,
 ) -> Resources:
     """Check and convert what a user wrote. Raises ResourceError that lists every problem at once."""
     problems: list[str] = []
@@ -58,7 +64,9 @@ def parse_resources(
         if isinstance(value, str) and re.fullmatch(r"[0-9]+m", value):
             value = int(value[:-1]) / 1000
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            problems.append(f'cpus={value!r}: expected a positive number or millicores, such as cpus=2, cpus=0.5 or cpus="500m"')
+            problems.append(
+                f'cpus={value!r}: expected a positive number or millicores, such as cpus=2, cpus=0.5 or cpus="500m"'
+            )
             return 1.0
         return float(value)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
@@ -19,9 +19,11 @@ from ghee.errors import CancelledError, PipelineError
 from ghee.launch.contract import Launcher
 from ghee.pipeline import Pipeline
 from ghee.plan import Plan, make_plan
-from ghee.progress import Progress
 from ghee.protocol.messages import RankId
 from ghee.report import Report
+
+if TYPE_CHECKING:
+    from ghee.progress import Progress
 
 KEPT_RUNS = 20
 """Folders of past runs that are kept (logs and reports)."""
@@ -116,7 +118,7 @@ def run(
     plan = make_plan(pipeline)
     run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     folder = _make_folder(run_id)
-    shown = Progress(run_id) if progress or (progress is None and sys.stderr.isatty()) else None
+    shown = _progress(run_id) if progress or (progress is None and sys.stderr.isatty()) else None
     driver = Driver(plan, _launcher(on, folder, shown), run_id, folder, shown.update if shown else None)
     handle = Run(plan, driver, folder, shown)
     if wait:
@@ -128,6 +130,12 @@ def run(
             raise _interrupted(handle) from None
         handle._end()
     return handle
+
+
+def _progress(run_id: str) -> Progress:
+    from ghee.progress import Progress  # rich takes a while to import, and ranks import this module too
+
+    return Progress(run_id)
 
 
 def _launcher(on: Any, folder: Path, shown: Progress | None) -> Launcher:

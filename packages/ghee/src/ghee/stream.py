@@ -91,7 +91,9 @@ class Batches:
             self._manager.unpack(left)
         c = self._counts
         self._manager.tell(
-            m.EpochDone(self._manager.rank, end.epoch, c.batches, c.rows, c.skipped, tail, c.padded, c.repeated, c.repeated_rows)
+            m.EpochDone(
+                self._manager.rank, end.epoch, c.batches, c.rows, c.skipped, tail, c.padded, c.repeated, c.repeated_rows
+            )
         )
         self._counts = _Counts()
         self.epoch = end.epoch + 1

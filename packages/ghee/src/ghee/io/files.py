@@ -100,9 +100,7 @@ class FileSource:
     def read(self, split: Split, *, epoch: int) -> Iterator[Any]:
         state = self._state
         if state is None:
-            raise RuntimeError(
-                "FileSource.read needs the schema that splits() decides; call splits() before it travels"
-            )
+            raise RuntimeError("FileSource.read needs the schema that splits() decides; call splits() before it travels")
         batches = rebatch(self._rows(state, split), self.options.batch_size)
         if self.options.shuffle is None:
             return batches
@@ -164,9 +162,7 @@ class FileSource:
         name = self.options.format or _format(listing)
         kind = FORMATS[name]
         if self.options.schema is not None and not kind.text:
-            raise PipelineError(
-                f"schema= decides the types of CSV and JSON lines; {name} files carry theirs. Leave it out."
-            )
+            raise PipelineError(f"schema= decides the types of CSV and JSON lines; {name} files carry theirs. Leave it out.")
         sample = min(max(SAMPLE_TOTAL // len(listing.files), SAMPLE_LEAST), SAMPLE_MOST)
         unit_bytes = plan.target_bytes(sum(file.size or 0 for file in listing.files))
 
@@ -201,9 +197,7 @@ class FileSource:
         full = pa.schema([*fields, *listing.partitions])  # a path's value wins over a column of the same name
         names = full.names if self.options.columns is None else [n for n in self.options.columns if n in full.names]
         output = pa.schema([full.field(n) for n in names])
-        return _Inspected(
-            listing.filesystem, name, listing.files, tuple(infos), listing.partitions, full, output
-        ), problems
+        return _Inspected(listing.filesystem, name, listing.files, tuple(infos), listing.partitions, full, output), problems
 
     def _pruned(self, state: _Inspected) -> _Inspected:
         """Without the files and row groups that the filter excludes by partition and by statistics."""
@@ -223,9 +217,7 @@ class FileSource:
         files = [(file, state.partition(file), info) for file, info in zip(state.files, state.infos, strict=True)]
         kept = pruned(state.filesystem, files, state.full, filter)
         infos = [
-            replace(
-                info, units=tuple(replace(unit, cuttable=False) for unit in info.units if unit.start in set(groups))
-            )
+            replace(info, units=tuple(replace(unit, cuttable=False) for unit in info.units if unit.start in set(groups)))
             for info, groups in zip(state.infos, kept, strict=True)
         ]
         return replace(state, infos=tuple(infos))
@@ -235,13 +227,9 @@ class FileSource:
         expected = self.expected.rows
         if expected is None:
             return
-        counts = {
-            file.path: self._count(state, file, info) for file, info in zip(state.files, state.infos, strict=True)
-        }
+        counts = {file.path: self._count(state, file, info) for file, info in zip(state.files, state.infos, strict=True)}
         if isinstance(expected, int):
-            wrong = (
-                [] if sum(counts.values()) == expected else [f"{expected} rows expected, {sum(counts.values())} found"]
-            )
+            wrong = [] if sum(counts.values()) == expected else [f"{expected} rows expected, {sum(counts.values())} found"]
         else:
             wanted = {place.path: expected[place.given] for place in self.places if place.given in expected}
             wrong = [
@@ -256,9 +244,7 @@ class FileSource:
         if info.rows is not None:
             return info.rows
         pieces = [plan.Piece(file, unit.start, unit.stop, None) for unit in info.units]
-        options = ReadOptions(
-            pa.schema([f for f in state.full if f.name in info.schema.names]), self.options.batch_size
-        )
+        options = ReadOptions(pa.schema([f for f in state.full if f.name in info.schema.names]), self.options.batch_size)
         kind = FORMATS[state.format]
         return sum(batch.num_rows for piece in pieces for batch in kind.read(state.filesystem, piece, options))
 
@@ -300,12 +286,9 @@ def _format(listing: Listing) -> str:
         )
     if len(set(kinds.values())) > 1:
         found = [
-            f"{kind}: {next(p for p, k in kinds.items() if k == kind)}"
-            for kind in sorted({str(k) for k in kinds.values()})
+            f"{kind}: {next(p for p, k in kinds.items() if k == kind)}" for kind in sorted({str(k) for k in kinds.values()})
         ]
-        raise PipelineError(
-            "The files have several formats; read one at a time, as in folder/*.parquet:" + listed(found)
-        )
+        raise PipelineError("The files have several formats; read one at a time, as in folder/*.parquet:" + listed(found))
     return str(next(iter(kinds.values())))
 
 

@@ -129,9 +129,7 @@ def unify(
     first: str | None = None
     for path, schema in schemas:
         names = schema.names
-        problems += [
-            f"{path}: the column {n!r} is there twice" for n in sorted({n for n in names if names.count(n) > 1})
-        ]
+        problems += [f"{path}: the column {n!r} is there twice" for n in sorted({n for n in names if names.count(n) > 1})]
         if first is not None and not union:
             gone = [name for name in types if name not in names]
             problems += [f"{path}: the column {n!r} is missing; {first} has it ({types[n]})" for n in gone]
@@ -161,8 +159,7 @@ def check_columns(columns: Sequence[str], schema: Any, where: str) -> None:
     missing = [name for name in columns if name not in schema.names]
     if missing:
         raise SchemaError(
-            f"{where} has no column {', '.join(map(repr, missing))}; "
-            f"it has {', '.join(map(repr, schema.names)) or 'none'}."
+            f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, schema.names)) or 'none'}."
         )
 
 

@@ -60,16 +60,19 @@ class _Process:
 
 
 class LocalLauncher:
-    """Worlds on this machine. `carrier` is "shm", or "tcp" to have the bytes carried as between hosts."""
+    """Worlds on this machine.
 
-    def __init__(self, logs: Path, wake: Callable[[str, str], None] | None = None, carrier: str = "shm") -> None:
-        """`logs` is the folder of the ranks' logs; `wake` is called with (source, line) for each line that a rank prints."""
+    `carrier` is "shm", or "tcp" to have the bytes carried as they are between hosts.
+    """
+
+    def __init__(self, logs: Path, line: Callable[[str, str], None] | None = None, carrier: str = "shm") -> None:
+        """`logs` is the folder of the logs; `line` is called with (source, line) for each line that a rank prints."""
         self._mpiexec = _find_mpiexec()
         self._carrier = carrier
         self._logs = logs
         self._keys = Keys.make()
         self._folder = tempfile.mkdtemp(prefix="ghee-")
-        self._output = Output(logs, wake)
+        self._output = Output(logs, line)
         self._processes: list[_Process] = []
         self._watched: dict[int, RankId] = {}
         self._deaths: list[Death] = []
@@ -129,7 +132,16 @@ class LocalLauncher:
             self._output.add(rank, world.name, os.path.join(self._folder, f"output-{rank.stage}-{rank.index}-{rank.life}"))
         log = self._logs / f"mpiexec-{world.name}-{world.replica}.log"
         names = [str(value) for value in (world.stage, world.first, world.life)]
-        command = [self._mpiexec, "-launcher", "fork", "-n", str(world.size), sys.executable, "-m", "ghee.launch.process"]
+        command = [
+            self._mpiexec,
+            "-launcher",
+            "fork",
+            "-n",
+            str(world.size),
+            sys.executable,
+            "-m",
+            "ghee.launch.process",
+        ]
         with log.open("ab") as out:
             popen = subprocess.Popen(
                 [*command, str(bootstrap), world.name, *names],
@@ -233,7 +245,9 @@ class LocalLauncher:
     def _report(self, process: _Process, rank: RankId) -> None:
         killed, how = _how_it_ended(process.popen.returncode, process.log.read_text(errors="replace"))
         if killed and oom_kills() > self._oom_kills:
-            how += " by the kernel, which was out of memory (the cgroup's limit): give the stage fewer ranks or smaller batches"
+            how += (
+                " by the kernel, which was out of memory (the cgroup's limit): give the stage fewer ranks or smaller batches"
+            )
         elif how.startswith("was killed by SIGKILL"):
             how += " (kill -9 by someone, or the kernel out of memory: see dmesg)"
         pid = process.pids.get(rank)

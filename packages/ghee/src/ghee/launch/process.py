@@ -32,7 +32,7 @@ def main(path: str, name: str, stage: str, first: str, life: str) -> None:
     sys.path[:] = bootstrap.path
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     sys.setswitchinterval(SWITCH_SECONDS)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bind = "tcp://127.0.0.1:*"
     if bootstrap.carrier == "shm":

@@ -7,7 +7,8 @@ what it answers. An *edge* is named by the stage it leads to; every stage but th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence as SequenceOf
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Literal
 
@@ -383,7 +384,7 @@ class Coordinator:
         if tail is Tail.ERROR:
             self._fail(
                 "tail",
-                f'epoch {edge.epoch} has {rounds.dealt} batches for {len(edge.ranks)} ranks, which does not divide, and '
+                f"epoch {edge.epoch} has {rounds.dealt} batches for {len(edge.ranks)} ranks, which does not divide, and "
                 f'tail="error" was asked for; allowed: "drop", "pad", "repeat", or another number of replicas',
             )
         elif tail is not Tail.DROP and (found := self._last_of_round(edge, lacking)) is not None:
@@ -431,7 +432,7 @@ class Coordinator:
         return edge.rounds_of(epoch).full_rounds + (epoch in edge.filled), sent
 
 
-_HANDLERS: dict[type, Callable[[Coordinator, m.Event], None]] = {
+_HANDLERS: dict[type, Callable[..., None]] = {
     m.Joined: Coordinator._on_joined,
     m.Idle: Coordinator._on_idle,
     m.Made: Coordinator._on_made,
@@ -443,4 +444,4 @@ _HANDLERS: dict[type, Callable[[Coordinator, m.Event], None]] = {
     m.Returned: Coordinator._on_returned,
     m.Failed: Coordinator._on_failed,
     m.Died: Coordinator._on_died,
-}  # type: ignore[assignment]
+}

@@ -7,7 +7,7 @@ lost with its rank is made again under the same name, so it can never be counted
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 BatchId = tuple[int, ...]
@@ -17,11 +17,11 @@ class RankId(NamedTuple):
     """A rank of a stage. `index` counts over all replicas of the stage; `life` grows when a rank is started again."""
 
     stage: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a rank
     life: int = 0
 
 
-class Tail(str, Enum):
+class Tail(StrEnum):
     """What becomes of the batches of an epoch that do not divide by the ranks of a loop stage."""
 
     DROP = "drop"  # they are not delivered; reported
@@ -205,7 +205,5 @@ class Fail(NamedTuple):
     error: bytes | None = None
 
 
-Event = (
-    Joined | Idle | Made | Finished | SplitDone | Accepted | Consumed | EpochDone | Returned | Failed | Died
-)
+Event = Joined | Idle | Made | Finished | SplitDone | Accepted | Consumed | EpochDone | Returned | Failed | Died
 Action = Read | Send | Discard | Release | EpochEnd | StreamEnd | EpochBalanced | Finish | Fail

@@ -255,7 +255,7 @@ class TransferManager:
         while self._events:
             events.append(self._events.popleft())
         now = time.monotonic()
-        due = now - self._statistics_at >= STATISTICS_EVERY
+        due = now - self._statistics_at >= STATISTICS_EVERY or any(isinstance(event, m.Returned) for event in events)
         if events or due:
             if due:
                 self._statistics_at = now
@@ -333,7 +333,14 @@ class TransferManager:
     def _dispatch(self, action: m.Send, parcel: Parcel) -> None:
         note, frames = self._store.pack(parcel)
         head = Arrived(
-            action.id, parcel.rows, parcel.size, action.fill, parcel.header, self._endpoint.address, (action.place, note), []
+            action.id,
+            parcel.rows,
+            parcel.size,
+            action.fill,
+            parcel.header,
+            self._endpoint.address,
+            (action.place, note),
+            [],
         )
         self._endpoint.send(self._addresses[action.to], [pickle.dumps(head), *frames])
 

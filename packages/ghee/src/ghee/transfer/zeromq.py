@@ -56,7 +56,9 @@ class ZmqEndpoint:
         self._inbox.curve_server = True
         self._inbox.zap_domain = b"ghee"
         self._inbox.bind(bind)
-        self.address: str = self._inbox.last_endpoint.decode()
+        endpoint = self._inbox.last_endpoint
+        assert isinstance(endpoint, bytes)
+        self.address = endpoint.decode()
         self._outs: dict[str, zmq.Socket[bytes]] = {}
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = zmq.Poller()
@@ -86,7 +88,7 @@ class ZmqEndpoint:
 
     def receive(self, timeout: float | None) -> list[Message]:
         """Wait for messages, for `wake` or for `timeout` seconds; return all that are there."""
-        ready = dict(self._poller.poll(None if timeout is None else timeout * 1000))
+        ready = dict(self._poller.poll(None if timeout is None else int(timeout * 1000)))
         if self._event in ready:
             os.eventfd_read(self._event)
         if self._zap in ready:

@@ -40,9 +40,7 @@ class Parquet:
                     yield from parquet.iter_batches(options.batch_size, [group], columns, use_threads=False)
 
 
-def pruned(
-    filesystem: Any, files: Sequence[tuple[FileRef, Any, FileInfo]], schema: Any, filter: Any
-) -> list[list[int]]:
+def pruned(filesystem: Any, files: Sequence[tuple[FileRef, Any, FileInfo]], schema: Any, filter: Any) -> list[list[int]]:
     """Per file (with its partition expression): the row groups whose statistics do not exclude the filter."""
     import pyarrow.dataset as ds  # slow to import; only filters need it
 
@@ -71,9 +69,7 @@ def read_filtered(
     )
     for group in range(piece.start, piece.stop):
         with reading(f"{piece.file.path}, row group {group},"):
-            fragment = parquet.make_fragment(
-                piece.file.path, filesystem, partition_expression=partition, row_groups=[group]
-            )
+            fragment = parquet.make_fragment(piece.file.path, filesystem, partition_expression=partition, row_groups=[group])
             scanner = fragment.scanner(
                 schema=schema, columns=names, filter=filter, batch_size=batch_size, use_threads=False, batch_readahead=1
             )

@@ -77,9 +77,7 @@ class FileSink:
         with self._failing("prepare"):
             kind = filesystem.get_file_info(self.target).type
             if kind == pafs.FileType.File:
-                raise SinkExistsError(
-                    f"{self._place.given} is a file; a sink writes a folder. Name a folder, or remove it."
-                )
+                raise SinkExistsError(f"{self._place.given} is a file; a sink writes a folder. Name a folder, or remove it.")
             self._made_target = kind == pafs.FileType.NotFound
             filesystem.create_dir(self.target, recursive=True)
             with target_lock(filesystem, self.target):

@@ -95,9 +95,7 @@ class FileWriter:
         if self._schema is None:
             return _checked(self._kind, found)
         if set(found.names) != set(self._schema.names):
-            raise BatchError(
-                f"The batch has the columns {found.names}; the batches before it had {self._schema.names}."
-            )
+            raise BatchError(f"The batch has the columns {found.names}; the batches before it had {self._schema.names}.")
         kinds = {field.name: promote(field.type, found.field(field.name).type) for field in self._schema}
         wrong = [
             f"{name!r} is {found.field(name).type}, before it was {self._schema.field(name).type}"
