@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ghee_models.contract import Model
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and thread it makes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,119}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,119}")
 _REQUIREMENT = re.compile(r"\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*")
@@ -190,15 +193,18 @@ class RunLog:
         with _server(self.handle.uri, "Writing the model") as client:
             for name in ("config.yaml", "schema.json", "metrics.json"):
                 mlflow.log_artifact(str(folder / name))
-            info = mlflow.pyfunc.log_model(
-                name=model.card.id,
-                loader_module="ghee_models.pyfunc",
-                data_path=str(folder),
-                signature=signature(model),
-                pip_requirements=[f"ghee-models=={version('ghee-models')}"],
-                tags=dict(tags),
-                model_type=str(model.card.tasks[0]),
-            )
+            with warnings.catch_warnings():
+                # The signature is made from the schema, which is exact; an example would store rows of the data
+                warnings.filterwarnings("ignore", message=".*input example was not provided")
+                info = mlflow.pyfunc.log_model(
+                    name=model.card.id,
+                    loader_module="ghee_models.pyfunc",
+                    data_path=str(folder),
+                    signature=signature(model),
+                    pip_requirements=[f"ghee-models=={version('ghee-models')}"],
+                    tags=dict(tags),
+                    model_type=str(model.card.tasks[0]),
+                )
             named = {metric_name(k): v for k, v in metrics.items() if v == v}
             mlflow.log_metrics(named, model_id=info.model_id)
             mlflow.set_tags(dict(tags))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ def normalized_adjacency(users: torch.Tensor, items: torch.Tensor, n_users: int,
     column = torch.cat([items + n_users, users])
     degree = torch.bincount(row, minlength=n).clamp(min=1).float()
     values = (degree[row] * degree[column]).rsqrt()
-    # torch says on first use that its sparse CSR support is in beta: nothing a user of ours can act on
-    import warnings
-
+    order = torch.argsort(row * n + column)
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(row, minlength=n).cumsum(0)])
     with warnings.catch_warnings():
+        # torch calls its sparse CSR support beta: nothing that a user of ours could act on
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_coo_tensor(torch.stack([row, column]), values, (n, n)).coalesce().to_sparse_csr()
+        return torch.sparse_csr_tensor(starts, column[order], values[order], (n, n), check_invariants=True)
 
 
 class SymmetricProduct(torch.autograd.Function):

@@ -12,8 +12,8 @@ class Config:
     dim: int = 16  # length of the vectors
     hidden: list[int] = field(default_factory=lambda: [128, 128, 128])  # widths of the deep part
     dropout: float = 0.2  # after each hidden layer
-    lr: float = 2e-3  # Adam's learning rate
-    weight_decay: float = 3e-5  # L2 added to the gradient
+    lr: float = 5e-3  # Adam's learning rate
+    weight_decay: float = 1e-4  # L2 added to the gradient
     embedding: str = "full"  # full, hash or quotient-remainder
     buckets: int = 0  # rows of a composite embedding
 
