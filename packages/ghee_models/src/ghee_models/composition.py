@@ -67,9 +67,11 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[str] = ()) -> Compo
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(f"There is no configuration folder {folder}.")
+    # The columns are the user's to name; hydra takes a mapping's new keys only with ++
+    given = [f"++{override}" if override.startswith("data.fields") else override for override in overrides]
     try:
         with initialize_config_module("ghee_models.conf", version_base="1.3"):
-            whole = hydra_compose("config", overrides=[*search, *overrides], return_hydra_config=True)
+            whole = hydra_compose("config", overrides=[*search, *given], return_hydra_config=True)
         id = str(whole.hydra.runtime.choices["model"])
         OmegaConf.set_readonly(whole.hydra, False)
         chosen: dict[str, Any] = {}
