@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -108,7 +109,14 @@ def load(folder: Path) -> Model[Any]:
     model_config, settings = load_settings(folder)
     schema = Schema.from_json(json.loads((folder / "schema.json").read_text()))
     model = cls(build(cls.card.config, model_config, where="model"), schema, _read_state(folder), settings.data)
-    model.load_weights(torch.load(folder / "weights.pt", weights_only=True, map_location="cpu"))
+    try:
+        weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ArtifactError(
+            f"weights.pt of the model in {folder} holds something other than tensors, and was not run: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    model.load_weights(weights)
     return model
 
 

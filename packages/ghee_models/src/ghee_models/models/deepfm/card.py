@@ -9,11 +9,11 @@ from ghee_models.card import DataFormat, ModelCard, Reference, Task
 class Config:
     """Settings of DeepFM."""
 
-    dim: int = 16  # length of the factors
+    dim: int = 32  # length of the factors
     hidden: list[int] = field(default_factory=lambda: [128, 128, 128])  # widths of the deep part
     dropout: float = 0.2  # after each hidden layer
-    lr: float = 5e-3  # Adam's learning rate
-    weight_decay: float = 1e-4  # L2 added to the gradient
+    lr: float = 3e-3  # Adam's learning rate
+    weight_decay: float = 2e-4  # L2 added to the gradient
     embedding: str = "full"  # full, hash or quotient-remainder
     buckets: int = 0  # rows of a composite embedding
 

@@ -9,11 +9,11 @@ from ghee_models.card import DataFormat, ModelCard, Reference, Task
 class Config:
     """Settings of the deep network."""
 
-    dim: int = 16  # length of the vectors
+    dim: int = 32  # length of the vectors
     hidden: list[int] = field(default_factory=lambda: [128, 128, 128])  # widths of the deep part
     dropout: float = 0.2  # after each hidden layer
-    lr: float = 5e-3  # Adam's learning rate
-    weight_decay: float = 1e-4  # L2 added to the gradient
+    lr: float = 3e-3  # Adam's learning rate
+    weight_decay: float = 2e-4  # L2 added to the gradient
     embedding: str = "full"  # full, hash or quotient-remainder
     buckets: int = 0  # rows of a composite embedding
 
@@ -22,8 +22,8 @@ CARD = ModelCard(
     id="mlp",
     tasks=(Task.CTR, Task.CLASSIFICATION, Task.RATING),
     data=DataFormat.SPARSE_ROWS,
-    summary="A deep network for sparse input, with a linear part; one output or several classes.",
-    paper="Cheng et al. 2016, Wide & Deep Learning for Recommender Systems, arXiv:1606.07792",
+    summary="A deep network for sparse input, with a linear part and pooled pairs; one output or several classes.",
+    paper="Cheng et al. 2016, Wide & Deep Learning for Recommender Systems, arXiv:1606.07792; He and Chua 2017, arXiv:1708.05027",
     config=Config,
     implementation="ghee_models.models.mlp.model:MLP",
     references=(
