@@ -175,7 +175,9 @@ class RunLog:
             path = data.path if "://" in data.path else Path(data.path).absolute().as_uri()
             if data.path.startswith("dataset:"):
                 path = "https://grouplens.org/datasets/movielens/100k"
-            source = resolve_dataset_source(path)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways")
+                source = resolve_dataset_source(path)
             # MLflow's digests have 36 characters at most; the whole id is a tag.
             given = (data.content_id or digest)[:36]
             mlflow.log_input(MetaDataset(source, name=data.path[-500:], digest=given), context="training")
