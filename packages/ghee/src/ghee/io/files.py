@@ -175,29 +175,40 @@ class FileSource:
                 return error
 
         results = in_threads(inspect, listing.files)
-        infos = [result for result in results if isinstance(result, FileInfo)]
-        broken = [str(result) for result in results if isinstance(result, SourceError)]
-        state, problems = self._unified(name, listing, infos)
+        broken = [result for result in results if isinstance(result, SourceError)]
+        good = [(f, info) for f, info in zip(listing.files, results, strict=True) if isinstance(info, FileInfo)]
+        state, problems = self._unified(name, listing, good)
         if broken:
-            raise SourceCorruptError("Files that cannot be read:" + listed([*broken, *problems]))
+            corrupt = any(isinstance(error, SourceCorruptError) for error in broken)
+            raise (SourceCorruptError if corrupt else SourceError)(
+                "Files that cannot be read:" + listed([*map(str, broken), *problems])
+            )
         if problems:
             raise SchemaError("The files do not have one schema:" + listed(problems))
         if self.options.columns is not None:
-            check_columns(self.options.columns, state.full, self.places[0].given)
+            there = [name for _, info in good for name in info.schema.names]
+            check_columns(self.options.columns, [*dict.fromkeys(there), *listing.partitions.names], self.places[0].given)
         self._check_rows(state)
         return self._pruned(state)
 
-    def _unified(self, name: str, listing: Listing, infos: list[FileInfo]) -> tuple[_Inspected, list[str]]:
+    def _unified(
+        self, name: str, listing: Listing, good: list[tuple[plan.FileRef, FileInfo]]
+    ) -> tuple[_Inspected, list[str]]:
         kind = FORMATS[name]
         # A filter may use columns that are not returned, and no API says which: all are compared then.
         compared = None if self.options.filter is not None else self.options.columns
-        schemas = [(file.path, info.schema) for file, info in zip(listing.files, infos, strict=False)]
+        schemas = [(file.path, info.schema) for file, info in good]
         stored, problems = unify(schemas, columns=compared, union=name == "jsonl", numbers=kind.text)
-        fields = [f for f in stored if f.name not in listing.partitions.names]
+        # A column of CSV without a value so far: text is what can hold whatever comes later.
+        void = pa.string() if name in ("csv", "tsv") else pa.null()
+        fields = [f.with_type(void) if pa.types.is_null(f.type) else f for f in stored]
+        fields = [f for f in fields if f.name not in listing.partitions.names]
         full = pa.schema([*fields, *listing.partitions])  # a path's value wins over a column of the same name
         names = full.names if self.options.columns is None else [n for n in self.options.columns if n in full.names]
         output = pa.schema([full.field(n) for n in names])
-        return _Inspected(listing.filesystem, name, listing.files, tuple(infos), listing.partitions, full, output), problems
+        return _Inspected(
+            listing.filesystem, name, listing.files, tuple(info for _, info in good), listing.partitions, full, output
+        ), problems
 
     def _pruned(self, state: _Inspected) -> _Inspected:
         """Without the files and row groups that the filter excludes by partition and by statistics."""

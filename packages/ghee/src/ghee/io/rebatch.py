@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ghee.io.arrays import from_numpy
 from ghee.io.plan import permutation
 
 
@@ -50,7 +51,7 @@ def shuffled(batches: Iterable[Any], key: Sequence[int], *, buffer: int, batch_s
     """Rows permuted by `key` within buffers of `buffer` rows (rounded up to whole batches), as whole batches."""
     per_buffer = -(-max(buffer, 1) // batch_size) * batch_size
     for number, block in enumerate(rebatch(batches, per_buffer)):
-        mixed = block.take(pa.array(permutation(block.num_rows, (*key, number))))
+        mixed = block.take(from_numpy(permutation(block.num_rows, (*key, number))))
         for at in range(0, mixed.num_rows, batch_size):
             yield mixed.slice(at, batch_size)
 

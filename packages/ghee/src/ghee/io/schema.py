@@ -154,12 +154,12 @@ def _as_float(a: Any, b: Any, allowed: bool) -> Any | None:
     return pa.float64() if allowed and numbers else None
 
 
-def check_columns(columns: Sequence[str], schema: Any, where: str) -> None:
+def check_columns(columns: Sequence[str], there: Sequence[str], where: str) -> None:
     """Raises SchemaError naming the columns that are not there, and those that are."""
-    missing = [name for name in columns if name not in schema.names]
+    missing = [name for name in columns if name not in there]
     if missing:
         raise SchemaError(
-            f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, schema.names)) or 'none'}."
+            f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there)) or 'none'}."
         )
 
 

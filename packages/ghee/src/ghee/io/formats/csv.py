@@ -9,9 +9,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.types as pt
 
 from ghee.errors import SourceCorruptError
 from ghee.io.formats.base import FileInfo, ReadOptions, reading
@@ -46,14 +44,12 @@ class Csv:
         return FileInfo(found, units(file, start, cuts, file.size), None)
 
     def _infer(self, data: bytes, schema: Any) -> Any:
-        found = pacsv.read_csv(
+        return pacsv.read_csv(
             io.BytesIO(data),
             pacsv.ReadOptions(use_threads=False, block_size=max(len(data), 1)),
             self._parse_options(2),
             self._convert_options(schema),
         ).schema
-        # A column that is empty in the sample: text is what can hold whatever comes later.
-        return pa.schema([f.with_type(pa.string()) if pt.is_null(f.type) else f for f in found])
 
     def _parse_options(self, columns: int) -> Any:
         # With one column an empty line is a row (null); with several it is nothing.

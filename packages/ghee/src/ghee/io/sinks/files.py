@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 from ghee.errors import GheeError, SinkError, SinkExistsError
 from ghee.io.contract import PartFile
 from ghee.io.formats import format_of
-from ghee.io.listing import hidden
+from ghee.io.listing import hidden, in_threads
 from ghee.io.location import Place
 from ghee.io.manifest import INTENT, MANIFEST, read_manifest
 from ghee.io.schema import listed, unify
@@ -175,17 +175,17 @@ class FileSink:
     def _check_schemas(self, staging: Staging, parts: Sequence[PartFile], old: list[str]) -> None:
         """Ranks see their own batches only; that all files can be read as one table is checked here."""
         paths = [posixpath.join(staging.data, part.path) for part in parts]
-        if self._options.mode == "append" and old:
-            paths.insert(0, posixpath.join(self.target, old[0]))
-        if self._options.format == "parquet":
-            import pyarrow.parquet as pq
-
-            schemas = [(path, pq.read_schema(path, filesystem=self._place.filesystem)) for path in paths]
-        elif self._options.format == "arrow":
-            schemas = [(path, _arrow_schema(self._place.filesystem, path)) for path in paths]
-        else:
+        if self._options.mode == "append":
+            paths = [*(posixpath.join(self.target, name) for name in old), *paths]
+        read = {"parquet": _parquet_schema, "arrow": _arrow_schema}.get(self._options.format)
+        if read is None:
             return
-        _, problems = unify(schemas, columns=None)
+
+        def schema(path: str) -> Any:
+            with self._place.filesystem.open_input_file(path) as stream:
+                return read(stream)
+
+        _, problems = unify(zip(paths, in_threads(schema, paths), strict=True), columns=None)
         if problems:
             raise SinkError(f"{self._place.given}: the files cannot be read as one table:" + listed(problems))
 
@@ -221,6 +221,12 @@ class FileSink:
         }
 
 
-def _arrow_schema(filesystem: Any, path: str) -> Any:
-    with filesystem.open_input_file(path) as stream, pa.ipc.open_file(stream) as reader:
+def _parquet_schema(stream: Any) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(stream)
+
+
+def _arrow_schema(stream: Any) -> Any:
+    with pa.ipc.open_file(stream) as reader:
         return reader.schema

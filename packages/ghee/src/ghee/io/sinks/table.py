@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ghee.errors import BatchError
+from ghee.io.arrays import from_numpy
 
 ALLOWED = (
     "an Arrow record batch or table, a dict of columns (numpy arrays, torch tensors, lists, Arrow arrays), "
@@ -62,7 +63,7 @@ def _from_columns(batch: Mapping[Any, Any]) -> Any:
         problems.append(f"the columns have different lengths: {lengths}")
     if problems:
         raise BatchError("The dict is no batch: " + "; ".join(problems) + ".")
-    return pa.table(arrays)
+    return pa.Table.from_pydict(arrays)  # pa.table() imports pandas
 
 
 def _from_rows(rows: list[Any]) -> Any:
@@ -74,7 +75,7 @@ def _from_rows(rows: list[Any]) -> Any:
         raise BatchError(f"The keys of rows must be str; they are {names}.")
     try:
         # Column by column: Table.from_pylist leaves out the keys that only later rows have.
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+        return pa.Table.from_pydict({name: pa.array([row.get(name) for row in rows]) for name in names})
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise BatchError(f"The list of dicts is no batch: {error}") from error
 
@@ -110,9 +111,7 @@ def _from_numpy(values: Any) -> Any:
         raise BatchError("an array without dimensions is no column; a column has one value per row")
     if values.dtype.names or values.dtype.kind in "cV":
         raise BatchError(f"arrays of {values.dtype} cannot be written; split them into columns")
-    if not values.dtype.isnative:
-        values = values.astype(values.dtype.newbyteorder("="))
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    flat = from_numpy(np.ascontiguousarray(values).reshape(-1))
     for size in reversed(values.shape[1:]):
         if size == 0:
             raise BatchError(f"an array of shape {values.shape} holds no values")

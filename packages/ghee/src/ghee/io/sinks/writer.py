@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ghee.errors import BatchError, GheeError, SinkError
+from ghee.io.arrays import from_numpy
 from ghee.io.contract import PartFile
 from ghee.io.listing import HIVE_NULL
 from ghee.io.location import is_local
@@ -75,7 +76,7 @@ class FileWriter:
     def abort(self) -> None:
         self._closed = True
         for part in self._open.values():
-            part.stream.abandon()
+            part.abandon()
         paths = [part.path for part in self._open.values()] + [part.path for part in self._done]
         self._open.clear()
         self._done.clear()
@@ -181,7 +182,7 @@ class FileWriter:
         order = np.argsort(code, kind="stable")
         edges = np.flatnonzero(np.diff(code[order])) + 1
         for rows in np.split(order, edges) if len(order) else []:
-            yield texts[0][code[rows[0]]], rest.take(pa.array(rows))
+            yield texts[0][code[rows[0]]], rest.take(from_numpy(rows))
 
 
 def _combined(texts: list[list[str]], combinations: Any) -> list[str]:
@@ -239,7 +240,7 @@ class _Part:
 
     def flush(self) -> None:
         if self._gathered:
-            self._tables.write(pa.concat_tables(self._gathered))
+            self._tables.write(pa.concat_tables(self._gathered).combine_chunks())
         self._gathered.clear()
         self.gathered_rows = self.gathered_bytes = 0
 
@@ -248,6 +249,11 @@ class _Part:
         self._tables.close()
         size, digest = self.stream.finish()
         return PartFile(self.path, self.rows, size, digest)
+
+    def abandon(self) -> None:
+        self.stream.abandon()
+        with suppress(OSError, pa.ArrowException):
+            self._tables.close()
 
 
 def _copied(batch: Any) -> tuple[Any, int]:
@@ -270,14 +276,16 @@ class _HashingStream(io.RawIOBase):
         self._file: Any = open(path, "xb", buffering=1 << 20) if self._local else filesystem.open_output_stream(path)  # noqa: SIM115
         self._hash = hashlib.sha256()
         self._size = 0
+        self._abandoned = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self._file.write(view)
-        self._hash.update(view)
+        if not self._abandoned:
+            self._file.write(view)
+            self._hash.update(view)
         self._size += view.nbytes
         return view.nbytes
 
@@ -292,5 +300,7 @@ class _HashingStream(io.RawIOBase):
         return self._size, f"sha256:{self._hash.hexdigest()}"
 
     def abandon(self) -> None:
+        """Closes the file; what a format's writer still writes at its own end goes nowhere."""
+        self._abandoned = True
         with suppress(OSError):
             self._file.close()
