@@ -29,7 +29,10 @@ SCHEMA = Schema(
 def table(n: int, start: int = 0) -> pa.Table:
     users = list(range(start, start + n))
     columns = {"user": users, "age": [30.0] * n, "tags": [["a"]] * n, "label": [u % 2 for u in users]}
-    return pa.table(columns, schema=pa.schema({"user": pa.int64(), "age": pa.float64(), "tags": pa.list_(pa.string()), "label": pa.int64()}))
+    return pa.table(
+        columns,
+        schema=pa.schema({"user": pa.int64(), "age": pa.float64(), "tags": pa.list_(pa.string()), "label": pa.int64()}),
+    )
 
 
 def save(folder: Path, *tables: pa.Table) -> str:
@@ -115,7 +118,10 @@ def test_contents_are_shown_only_when_asked_for(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30)
-@given(st.lists(st.tuples(st.sampled_from([None, -1.0, 5.0, 200.0]), st.integers(0, 4)), min_size=1, max_size=30), st.integers(1, 30))
+@given(
+    st.lists(st.tuples(st.sampled_from([None, -1.0, 5.0, 200.0]), st.integers(0, 4)), min_size=1, max_size=30),
+    st.integers(1, 30),
+)
 def test_counters_of_parts_merge_into_the_counter_of_all(drawn: list[tuple[float | None, int]], cut: int) -> None:
     schema = Schema((Field("user", "user"), Field("age", "numeric", minimum=0, maximum=120)), ("user",))
     rows = pa.record_batch({"user": pa.array([u for _, u in drawn]), "age": pa.array([a for a, _ in drawn], pa.float64())})

@@ -136,9 +136,9 @@ def test_vectors_are_given_for_known_users_and_their_products_are_the_scores() -
     index = model.users.encode(pa.array([3]))  # type: ignore[attr-defined]
     scores = np.array(found[0]["vector"], np.float32) @ model.item_vectors().T  # type: ignore[attr-defined]
     assert scores == pytest.approx(model.scores(index)[0], abs=1e-5)  # type: ignore[attr-defined]
+    other, _ = fitted(registry.load_class("ease"))
+    other.options.output = "vectors"
     with pytest.raises(ConfigError, match="no user vectors"):
-        other, _ = fitted(registry.load_class("ease"))
-        other.options.output = "vectors"
         predicted(other, pa.record_batch({"user": [3]}))
 
 

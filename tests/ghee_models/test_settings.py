@@ -54,7 +54,7 @@ def test_values_outside_what_is_allowed_are_listed_together() -> None:
     ],
 )
 def test_hydra_overrides_are_checked_strictly(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match="(?s).*") as caught:
+    with pytest.raises(ConfigError) as caught:
         compose(overrides)
     assert message in str(caught.value)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -40,7 +42,7 @@ def test_scans_of_parts_merge_into_the_scan_of_all(data: DataFormat, sizes: list
     schema = interactions_schema(described) if data is DataFormat.INTERACTIONS else sparse_schema(described)
     whole = Scan(schema).add(rows).state()
     edges = [0, *np.cumsum(sizes).clip(max=rows.num_rows).tolist(), rows.num_rows]
-    scans = [Scan(schema).add(rows.slice(a, b - a)) for a, b in zip(edges, edges[1:], strict=False)]
+    scans = [Scan(schema).add(rows.slice(a, b - a)) for a, b in itertools.pairwise(edges)]
     merged = Scan(schema)
     for part in reversed(scans) if swap else scans:
         merged.merge(part)

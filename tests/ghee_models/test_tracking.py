@@ -17,7 +17,10 @@ from ghee_models.errors import ConfigError, PromotionError, TrackingError
 from ghee_models.settings import Settings, TrackingConfig
 from ghee_models.testing import fitted
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+# MLflow warns of its own code: deprecations, a type hint of its own evaluation module
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning", "ignore:.*type hint:UserWarning"
+)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +68,8 @@ def test_a_model_is_registered_promoted_loaded_and_served_as_pyfunc(store: str, 
     assert "no metric auc" in str(caught.value)
     assert "champion" not in MlflowClient(store).get_registered_model("items").aliases
     assert tracking.promote("items", 2, "champion", {"ndcg@10": ">=0.31"}, store) == "models:/items@champion"
-    assert MlflowClient(store).get_registered_model("items").aliases == {"candidate": "2", "champion": "2"}
+    aliases = MlflowClient(store).get_registered_model("items").aliases
+    assert {name: int(version) for name, version in aliases.items()} == {"candidate": 2, "champion": 2}
     for uri in ("models:/items@champion", "items@champion", "models:/items/2", str(tmp_path / "two")):
         assert gm.load(uri, tracking_uri=store).card.id == "popularity"
     loaded = mlflow.pyfunc.load_model("models:/items@champion")
@@ -109,7 +113,9 @@ def test_a_server_that_is_away_is_told_at_once() -> None:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"  # bound, not listening: connections are refused
         given = Settings(tracking=TrackingConfig(uri=address))
-        with pytest.raises(TrackingError, match=f"(?s)Creating a run failed at the tracking server {address}.*enabled=false"):
+        with pytest.raises(
+            TrackingError, match=f"(?s)Creating a run failed at the tracking server {address}.*enabled=false"
+        ):
             tracking.start("popularity", registry.card("popularity").config(), given, "0123abcd")
 
 

@@ -1,13 +1,13 @@
 """A fitted model as a folder, and back: no pickle, every file verified, nothing of the training data's rows needed.
 
-    model.json      id, versions of format and package, SHA-256 of every other file
-    config.yaml     the model's and all other settings, resolved
-    schema.json     the columns with the Arrow types of training
-    state.json      statistics, widths, label counts; which vocabulary file is which column's
-    vocab/N.arrow   the values of one column, in the order of their indices
-    pairs.arrow     interactions: who had what (to leave it out of recommendations), and rows per item
-    weights.pt      named tensors, loadable with torch.load(weights_only=True)
-    metrics.json    metrics of the test part
+model.json      id, versions of format and package, SHA-256 of every other file
+config.yaml     the model's and all other settings, resolved
+schema.json     the columns with the Arrow types of training
+state.json      statistics, widths, label counts; which vocabulary file is which column's
+vocab/N.arrow   the values of one column, in the order of their indices
+pairs.arrow     interactions: who had what (to leave it out of recommendations), and rows per item
+weights.pt      named tensors, loadable with torch.load(weights_only=True)
+metrics.json    metrics of the test part
 """
 
 from __future__ import annotations

@@ -120,4 +120,3 @@ SCHEMAS: Mapping[DataFormat, Mapping[str, str]] = {
         "data.label": "binary (0/1, or a number with data.positive_from), class (integers or text) or rating (a number)",
     },
 }
-

@@ -1,8 +1,8 @@
 """The data checker: is the data what the model's schema says? Every violation at once, none of the rows' contents.
 
-Three depths, each cheaper than the next: the metadata (schemas and row counts), then a
-bounded sample of rows (the first and last row group of every file) or all of them; `Counter` counts while rows stream by in a
-training, without knowing their place.
+Three depths, each cheaper than the next: the metadata (schemas and row counts), then a bounded sample of rows (the first
+and last row group of every file) or all of them; `Counter` counts while rows stream by in a training, without knowing
+their place.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ class Violation:
         place += "" if self.row_group is None else f", row group {self.row_group}"
         place += "" if self.row is None else f", row {self.row}"
         got = f" ({self.got})" if self.got else ""
-        return f"{self.field}: {self.rule}{got}, {self.count} time{'s' if self.count != 1 else ''},{place}. {self.fix}".replace(
-            ",.", "."
+        return (
+            f"{self.field}: {self.rule}{got}, {self.count} time{'s' if self.count != 1 else ''},{place}. {self.fix}".replace(
+                ",.", "."
+            )
         )
 
 
@@ -85,9 +87,7 @@ class Report:
             raise DataError(self)
 
 
-def check(
-    data: str, *, model: str, settings: Mapping[str, Any] | None = None, everything: bool = False
-) -> Report:
+def check(data: str, *, model: str, settings: Mapping[str, Any] | None = None, everything: bool = False) -> Report:
     """Checks Parquet data for training a model of this id: metadata, then a sample of rows, or `everything`.
 
     settings: as for `train`; `{"data": {...}}` says what the columns mean.

@@ -185,7 +185,9 @@ def _train(parsed: argparse.Namespace) -> int:
 
     if parsed.multirun and parsed.save_to:
         raise ConfigError("--save-to names one folder; a sweep trains several models. Leave one of them out.")
-    chosen = sweep(parsed.overrides, parsed.config_dir) if parsed.multirun else [compose(parsed.overrides, parsed.config_dir)]
+    chosen = (
+        sweep(parsed.overrides, parsed.config_dir) if parsed.multirun else [compose(parsed.overrides, parsed.config_dir)]
+    )
     results = [train_configured(c.model, c.config, c.settings, save_to=parsed.save_to, on=parsed.on) for c in chosen]
     if parsed.json:
         print(json.dumps([_result_json(result) for result in results], indent=2))

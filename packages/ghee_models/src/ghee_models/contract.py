@@ -1,9 +1,9 @@
 """The contract of a model: five functions, a typed config, a declared schema. Everything else is supplied.
 
-      training rows ─► train_preprocess ─► train ─► weights ┐
-                                                            ├─► artifact
-      state (vocabularies, statistics), gathered beforehand ┘
-      rows to predict ─► predict_preprocess ─► predict ─► postprocess ─► rows of results
+training rows ─► train_preprocess ─► train ─► weights ┐
+                                                      ├─► artifact
+state (vocabularies, statistics), gathered beforehand ┘
+rows to predict ─► predict_preprocess ─► predict ─► postprocess ─► rows of results
 """
 
 from __future__ import annotations

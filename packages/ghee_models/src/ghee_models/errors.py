@@ -1,15 +1,15 @@
 """Every error that ghee-models raises, in one tree.
 
-    ModelsError
-    ├── UnknownModelError (also LookupError)   no model has this id; the nearest ids are named
-    ├── DuplicateModelError (also ValueError)  two models of one id; both sources are named
-    ├── ConfigError (also ValueError)          a setting is unknown or of the wrong type; all of them at once
-    ├── DataError (also ValueError)            the data breaks the schema; carries the checker's report
-    ├── DatasetError                           a public data set could not be fetched, or is not the one expected
-    ├── ArtifactError                          a saved model is damaged, of a newer format, or not there
-    ├── TrainingError                          training cannot give a model (a loss that is not finite, one class only)
-    ├── TrackingError                          the tracking server or the registry refused or did not answer
-    └── PromotionError                         a version does not meet what its promotion requires
+ModelsError
+├── UnknownModelError (also LookupError)   no model has this id; the nearest ids are named
+├── DuplicateModelError (also ValueError)  two models of one id; both sources are named
+├── ConfigError (also ValueError)          a setting is unknown or of the wrong type; all of them at once
+├── DataError (also ValueError)            the data breaks the schema; carries the checker's report
+├── DatasetError                           a public data set could not be fetched, or is not the one expected
+├── ArtifactError                          a saved model is damaged, of a newer format, or not there
+├── TrainingError                          training cannot give a model (a loss that is not finite, one class only)
+├── TrackingError                          the tracking server or the registry refused or did not answer
+└── PromotionError                         a version does not meet what its promotion requires
 """
 
 from __future__ import annotations

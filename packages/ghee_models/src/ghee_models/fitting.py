@@ -1,4 +1,4 @@
-"""Trains one model on one rank: the stream of batches in, a fitted model and its metrics out. Knows neither ghee nor MLflow."""
+"""Trains one model on one rank: a stream of batches in, a fitted model and its metrics out. Knows no ghee, no MLflow."""
 
 from __future__ import annotations
 

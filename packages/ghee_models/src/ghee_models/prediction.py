@@ -1,6 +1,6 @@
 """Prediction and evaluation with a kept model: streamed through ghee, without the training data.
 
-    rows ─► predict_preprocess (map) ─► predict, postprocess (map) ─► Parquet, or record batches here
+rows ─► predict_preprocess (map) ─► predict, postprocess (map) ─► Parquet, or record batches here
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ghee
 import pyarrow as pa
 
-from ghee_models import artifact, settings as st, tracking
+import ghee
+from ghee_models import artifact, tracking
+from ghee_models import settings as st
 from ghee_models.checker import check_schema
 from ghee_models.contract import Batch, Model
 from ghee_models.parts import resolve
@@ -47,7 +48,7 @@ def predict(
     batch_size: int = 4096,
     replicas: int = 1,
     overwrite: bool = False,
-    on: str = "local",
+    on: Any = "local",
 ) -> PredictResult | Iterator[pa.RecordBatch]:
     """Predicts for the rows of Parquet data; writes Parquet to the folder or URL `out`, or gives record batches.
 
@@ -70,7 +71,7 @@ def predict(
     return PredictResult(out, run.report.rows_read, run.report.seconds)
 
 
-def evaluate(uri: str, data: str, *, ks: tuple[int, ...] = (10,), on: str = "local") -> dict[str, float]:
+def evaluate(uri: str, data: str, *, ks: tuple[int, ...] = (10,), on: Any = "local") -> dict[str, float]:
     """Metrics of a kept model on labelled data: every row of it counts. Interactions of training are left out of lists.
 
     Raises DataError when the data breaks the model's schema.

@@ -48,7 +48,7 @@ def register(
         card = ModelCard(
             id=id,
             tasks=tasks,
-            data=DataFormat(data or cls.data_format),
+            data=DataFormat(data or getattr(cls, "data_format", None)),
             summary=summary or (cls.__doc__ or "").strip().partition("\n")[0],
             paper=paper,
             config=config,
@@ -62,7 +62,7 @@ def register(
             if point.value != source and _card_of(point).implementation != source:
                 raise DuplicateModelError(_duplicate(id, _origin(point), source))
         _registered[id], _classes[id] = card, cls
-        cls.card = card
+        setattr(cls, "card", card)  # noqa: B010 - C is any class to mypy
         return cls
 
     return decorate
@@ -111,9 +111,7 @@ def list_models(task: Task | str | None = None, filter: str = "*") -> list[str]:
     """The ids of known models for a task, of those that match a pattern such as `*fm`; ordered."""
     wanted = None if task is None else Task(task)
     return [
-        id
-        for id, card in cards().items()
-        if (wanted is None or wanted in card.tasks) and fnmatch.fnmatchcase(id, filter)
+        id for id, card in cards().items() if (wanted is None or wanted in card.tasks) and fnmatch.fnmatchcase(id, filter)
     ]
 
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ghee_models import registry
 from ghee_models.card import Reference
@@ -33,7 +34,7 @@ class Reproduced:
         return self.same_split and self.reference.met(self.value)
 
 
-def reproduce(id: str, overrides: Sequence[str] = (), *, track: bool = False, on: str = "local") -> list[Reproduced]:
+def reproduce(id: str, overrides: Sequence[str] = (), *, track: bool = False, on: Any = "local") -> list[Reproduced]:
     """Trains the model by the protocol of each of its references and measures it on the test part, once.
 
     track: keep the run in MLflow. Raises ModelsError for a model without a reference.

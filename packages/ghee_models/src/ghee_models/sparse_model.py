@@ -175,7 +175,7 @@ class SparseModel(TorchModel[C]):
         return {"binary": "auc", "class": "accuracy", "rating": "rmse"}[self.label.kind]
 
     def evaluate(self, batches: Iterable[Batch], world: World, **known: Any) -> dict[str, float]:
-        """auc, gauc (by the first field, where it is categorical), logloss and accuracy; or accuracy and logloss; or rmse."""
+        """auc, gauc (by the first field, if categorical), logloss, accuracy; of classes the last two; of ratings rmse."""
         labels, scores, groups = [], [], []
         for batch in batches:
             labels.append(batch["label"])

@@ -1,7 +1,7 @@
 """Trains a model from start to end: check, scan, train, evaluate, keep. Two ghee pipelines; rank 0 writes to MLflow.
 
-    rows ─► scan (map) ─► merge (loop)                        the state
-    rows ─► train_preprocess (map) ─► train (loop) ─► model   the weights
+rows ─► scan (map) ─► merge (loop)                        the state
+rows ─► train_preprocess (map) ─► train (loop) ─► model   the weights
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ghee
 import pyarrow as pa
 
-from ghee_models import registry, settings as st
+import ghee
+from ghee_models import registry
+from ghee_models import settings as st
 from ghee_models.checker import Counter, Report, check_schema
 from ghee_models.contract import Batch, Model
 from ghee_models.errors import ConfigError, DataError
@@ -62,11 +63,12 @@ def train(
     settings: st.Settings | Mapping[str, Any] | None = None,
     register_as: str = "",
     save_to: str | Path | None = None,
-    on: str = "local",
+    on: Any = "local",
 ) -> TrainResult:
     """Trains the model of this id on Parquet data and keeps it in MLflow, in the folder `save_to`, or in both.
 
-    config: the model's settings; settings: all others (data, split, sampler, trainer, eval, tracking).
+    config: the model's settings; settings: all others (data, split, sampler, trainer, eval, tracking); on: where it
+    runs, as for `ghee.run`.
 
     Example: train("lightgcn", "events/", config={"dim": 128}, register_as="user-vectors")
 
@@ -80,12 +82,12 @@ def train(
     if register_as:
         given = replace(given, tracking=replace(given.tracking, register_as=register_as))
     st.check_settings(given)
-    own = st.build(card.config, config or {}, where="model")
+    own: Any = st.build(card.config, config or {}, where="model")
     return train_configured(model, own, given, save_to=save_to, on=on)
 
 
 def train_configured(
-    id: str, config: Any, settings: st.Settings, *, save_to: str | Path | None = None, on: str = "local"
+    id: str, config: Any, settings: st.Settings, *, save_to: str | Path | None = None, on: Any = "local"
 ) -> TrainResult:
     """`train` with settings that are built and checked already."""
     target = None if save_to is None else Path(save_to).absolute()
@@ -130,7 +132,7 @@ def _pipeline(model: Model[Any], settings: st.Settings, part: Part, stage: Train
     return made.loop(stage, name="train", ranks=trainer.ranks, tail="pad")
 
 
-def scan(schema: Schema, part: Part, settings: st.Settings, *, on: str = "local") -> State:
+def scan(schema: Schema, part: Part, settings: st.Settings, *, on: Any = "local") -> State:
     """The state of the rows of a part, gathered while every one of them is checked.
 
     Raises DataError with the place of the first row of every violation.
@@ -210,7 +212,7 @@ class TrainStage:
         from ghee_models.fitting import fit
         from ghee_models.run import World
 
-        world = World(ghee.context.rank(), ghee.context.size())
+        world = World(ghee.rank(), ghee.size())
         with contextlib.ExitStack() as stack:
             if world.size > 1:
                 stack.enter_context(_process_group())
@@ -286,8 +288,9 @@ class TrainStage:
 
 @contextlib.contextmanager
 def _process_group() -> Any:
-    import ghee.torch
     import torch.distributed as dist
+
+    import ghee.torch
 
     ghee.torch.init_process_group()
     try:

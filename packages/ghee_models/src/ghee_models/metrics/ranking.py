@@ -81,7 +81,7 @@ class RankingTotals:
         first = hits.argmax(1)
         self._sum(f"recall@{k}", hits.sum(1) / relevant)
         self._sum(f"precision@{k}", hits.sum(1) / k)
-        self._sum(f"hit@{k}", hits.any(1))
+        self._sum(f"hit@{k}", hits.max(axis=1))
         self._sum(f"mrr@{k}", np.where(hits.any(1), 1 / (first + 1), 0.0))
         self._sum(f"ndcg@{k}", (hits * discount[: hits.shape[1]]).sum(1) / ideal[np.minimum(relevant, k) - 1])
 

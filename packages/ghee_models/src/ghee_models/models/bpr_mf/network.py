@@ -7,7 +7,7 @@ from torch import nn
 
 
 class BPRNetwork(nn.Module):
-    """score(u, i) = <p_u, q_i>; loss = -mean log sigmoid(score(u, i) - score(u, j)) (Rendle et al. 2009, eq. for BPR-Opt)."""
+    """score(u, i) = <p_u, q_i>; loss = -mean log sigmoid(score(u, i) - score(u, j)) (Rendle et al. 2009)."""
 
     def __init__(self, n_users: int, n_items: int, dim: int, l2: float) -> None:
         super().__init__()

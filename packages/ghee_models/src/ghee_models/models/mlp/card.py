@@ -23,7 +23,10 @@ CARD = ModelCard(
     tasks=(Task.CTR, Task.CLASSIFICATION, Task.RATING),
     data=DataFormat.SPARSE_ROWS,
     summary="A deep network for sparse input, with a linear part and pooled pairs; one output or several classes.",
-    paper="Cheng et al. 2016, Wide & Deep Learning for Recommender Systems, arXiv:1606.07792; He and Chua 2017, arXiv:1708.05027",
+    paper=(
+        "Cheng et al. 2016, Wide & Deep Learning for Recommender Systems, arXiv:1606.07792; "
+        "He and Chua 2017, Neural Factorization Machines, arXiv:1708.05027"
+    ),
     config=Config,
     implementation="ghee_models.models.mlp.model:MLP",
     references=(

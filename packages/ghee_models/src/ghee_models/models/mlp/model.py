@@ -11,8 +11,8 @@ from ghee_models.sparse_model import SparseModel
 
 
 class MLP(SparseModel[Config]):
-    """y = linear(x) + W_L relu(... relu(W_1 [v_1 x_1, ..., v_F x_F, sum_{i<j} v_i x_i * v_j x_j])):
-    one output, or one per class.
+    """y = linear(x) + W_L relu(... relu(W_1 [v_1 x_1, ..., v_F x_F]))
+    + H sum_{i<j} v_i x_i * v_j x_j: one output, or one per class.
     """
 
     card = CARD
