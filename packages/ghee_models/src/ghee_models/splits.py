@@ -39,7 +39,9 @@ def recbole_ratio_by_user(users: npt.NDArray[np.generic], ratios: Sequence[float
     _, inverse = np.unique(users, return_inverse=True)
     grouped = order[np.argsort(inverse[order], kind="stable")]
     edges = np.flatnonzero(np.diff(inverse[grouped])) + 1
-    return _cut(np.split(grouped, edges), ratios)
+    found = _cut(np.split(grouped, edges), ratios)
+    place = np.argsort(order)  # back to the shuffled order: a stream of one user after the other would train badly
+    return {name: rows[np.argsort(place[rows])] for name, rows in found.items()}
 
 
 def _cut(groups: Sequence[Indices], ratios: Sequence[float]) -> dict[str, Indices]:
