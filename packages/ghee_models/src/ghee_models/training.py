@@ -35,7 +35,7 @@ class TrainResult:
     """A training that has ended well.
 
     model_uri: models:/name/version when registered, models:/m-... when logged, or the folder; metrics: of the test
-    part; valid: of the validation part at the kept epoch (the first is 0); history: per epoch; seconds: of the loop.
+    part; valid: of the validation part at the kept epoch (the first is 0); history: per epoch, `seconds` being those of training alone; seconds: of the loop.
     """
 
     model: str
@@ -51,7 +51,7 @@ class TrainResult:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Mean seconds of an epoch with its validation; 0 without epochs."""
+        """Mean seconds of an epoch's training, without its validation; 0 without epochs."""
         return sum(row["seconds"] for row in self.history) / len(self.history) if self.history else 0.0
 
 
