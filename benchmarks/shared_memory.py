@@ -58,7 +58,9 @@ def main() -> None:
     """Print a table for MPICH as it comes, and one with ghee's settings."""
     for settings in ({}, MPI_SETTINGS):
         print(f"settings {settings}; MiB, and MiB for each rank")
-        print("ranks | taken where there is plenty | smallest that starts | starts in this and every larger one up to 9 a rank")
+        print(
+            "ranks | taken where there is plenty | smallest that starts | starts in this and every larger one up to 9 a rank"
+        )
         for size in WORLDS:
             full = start_world(size, settings)
             assert full is not None

@@ -23,7 +23,9 @@ def main() -> None:
     """Run, draw, write."""
     pipeline = find_pipeline(str(ROOT / "examples" / "quickstart.py") + ":make", SETTINGS)
     console = Console(record=True, width=118, force_terminal=True, file=io.StringIO())
-    console.print("$ ghee run examples/quickstart.py:make " + " ".join(f"--set {setting}" for setting in SETTINGS), style="bold")
+    console.print(
+        "$ ghee run examples/quickstart.py:make " + " ".join(f"--set {setting}" for setting in SETTINGS), style="bold"
+    )
     run = ghee.run(pipeline, progress=False)
     console.print(draw(run.report))
     console.print(str(run.report), highlight=False, soft_wrap=True)

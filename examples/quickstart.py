@@ -58,7 +58,10 @@ def make_data(folder: Path) -> Path:
     return file
 
 
-def make(folder: Path = Path(tempfile.gettempdir(), "ghee-quickstart"), epochs: int = 3) -> ghee.Pipeline:
+FOLDER = Path(tempfile.gettempdir(), "ghee-quickstart")
+
+
+def make(folder: Path = FOLDER, epochs: int = 3) -> ghee.Pipeline:
     """The pipeline: what is read, two functions, and what each is given to run on."""
     waves = ghee.read(str(make_data(folder)), batch_size=4096, epochs=epochs, shuffle=7)
     return waves.map(preprocess, cpus=1).loop(train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import os
@@ -115,8 +116,18 @@ def leftovers(before: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session", autouse=True)
 def _session() -> Iterator[None]:
     os.environ[SESSION] = f"{os.getpid()}-{time.time_ns()}"
+    if os.geteuid() == 0:
+        _own_shared_memory()
     yield
     del os.environ[SESSION]
+
+
+def _own_shared_memory() -> None:
+    """A /dev/shm of the session's own, so that other programs of this machine do not come and go in it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, recursive_private = 0x00020000, 0x4000 | 0x40000
+    if libc.unshare(new_namespace) == 0 and libc.mount(None, b"/", None, recursive_private, None) == 0:
+        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, None)
 
 
 @pytest.fixture(autouse=True)

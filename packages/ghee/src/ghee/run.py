@@ -41,6 +41,7 @@ class Run:
         self.folder = folder
         self._plan, self._driver, self._progress = plan, driver, progress
         self._error: BaseException | None = None
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
         self._thread.start()
 
@@ -49,15 +50,16 @@ class Run:
             self._driver.run()
         except BaseException as error:
             self._error = error
-        finally:
+        try:
             if self._progress is not None:
                 self._progress.close(self.report if self._error is None else None)
             (self.folder / "report.json").write_text(self.report.to_json())
+        finally:
+            self._over.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended, for `timeout` seconds at most; returns whether it has. Raises nothing."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._over.wait(timeout)  # not Thread.join: Python 3.11 takes a thread for ended whose join Ctrl-C broke off
 
     @property
     def results(self) -> dict[str, list[Any]]:
@@ -97,6 +99,7 @@ class Run:
         self.wait()
 
     def _end(self) -> None:
+        self.wait()
         self._thread.join()
         if self._error is not None:
             raise self._error.with_traceback(None)
@@ -113,10 +116,12 @@ def run(
     """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
 
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
-    is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed: what was
-    lost with it is made again from the source, and delivered once. Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the
-    exception of a user's function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C
-    stops every process of the run and raises KeyboardInterrupt.
+    is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed:
+    what was lost with it is made again from the source, and delivered once.
+
+    Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
+    function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
+    run and raises KeyboardInterrupt.
     """
     plan = make_plan(pipeline)
     run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)

@@ -96,13 +96,12 @@ class LocalLauncher:
     def check(self, worlds: Sequence[World]) -> None:
         """Raise MachineError where /dev/shm is too small for MPI."""
         needed = sum(world.size for world in worlds if world.size > 1) * MPICH_SHARED_MEMORY
-        free = shared_memory_free()
+        free, fix = shared_memory_free(), f"{max(64, needed >> 19)}m"
         if free < needed:
             raise MachineError(
                 f"/dev/shm has {format_bytes(free)} free, but MPI needs about {format_bytes(needed)} there for "
                 f"{sum(world.size for world in worlds if world.size > 1)} ranks; enlarge it "
-                f"(mount -o remount,size={format_bytes(2 * needed)} /dev/shm; "
-                f"docker run --shm-size={format_bytes(2 * needed)}; "
+                f"(mount -o remount,size={fix} /dev/shm; docker run --shm-size={fix}; "
                 "on Kubernetes an emptyDir with medium: Memory) or ask for fewer replicas"
             )
 
