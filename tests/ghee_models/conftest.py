@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,11 @@ from ghee_models.card import DataFormat
 from ghee_models.testing import sample
 
 torch.set_num_threads(1)
+# How long an example takes says how busy the machine is, not whether the code is right
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=50
+)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
