@@ -11,6 +11,7 @@ whole process; they tell more than the clock on a machine that does other things
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -84,7 +85,7 @@ def ours(model: str, epochs: int) -> list[tuple[float, float]]:
     TrainingRun.end_epoch = end_epoch  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         train_configured(made.model, made.config, made.settings, save_to=f"{folder}/model", on="inline")
-    return [(b[0] - a[2], b[1] - a[3]) for a, b in zip(marks, marks[1:], strict=False)]
+    return [(b[0] - a[2], b[1] - a[3]) for a, b in itertools.pairwise(marks)]
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def register(
         card = ModelCard(
             id=id,
             tasks=tasks,
-            data=DataFormat(data or getattr(cls, "data_format", "")),
+            data=DataFormat(str(data or getattr(cls, "data_format", ""))),
             summary=summary or (cls.__doc__ or "").strip().partition("\n")[0],
             paper=paper,
             config=config,

@@ -35,7 +35,8 @@ class TrainResult:
     """A training that has ended well.
 
     model_uri: models:/name/version when registered, models:/m-... when logged, or the folder; metrics: of the test
-    part; valid: of the validation part at the kept epoch (the first is 0); history: per epoch, `seconds` being those of training alone; seconds: of the loop.
+    part; valid: of the validation part at the kept epoch (the first is 0); history: per epoch, its `seconds` being those
+    of training alone; seconds: of the whole loop.
     """
 
     model: str
