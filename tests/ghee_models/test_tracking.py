@@ -142,6 +142,8 @@ def test_conditions_versions_and_uris_that_mean_nothing(store: str) -> None:
         gm.load("nowhere/at/all", tracking_uri=store)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # two processes that import torch and MLflow
 def test_two_trainings_that_write_one_name_get_a_version_each(store: str, tmp_path: Path) -> None:
     import subprocess
     import sys
@@ -153,7 +155,12 @@ def test_two_trainings_that_write_one_name_get_a_version_each(store: str, tmp_pa
     here = str(Path(__file__).parent)
     calls = [[sys.executable, "-c", code, store, str(tmp_path / f"m{n}"), f"0.{n}", here] for n in (1, 2)]
     running = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for call in calls]
-    said = [process.communicate(timeout=110)[0].strip().splitlines()[-1] for process in running]
+    try:
+        said = [process.communicate(timeout=280)[0].strip().splitlines()[-1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
     assert sorted(said) == ["models:/items/1", "models:/items/2"]
     for n, uri in ((1, said[0]), (2, said[1])):
         version = MlflowClient(store).get_model_version("items", uri.rsplit("/", 1)[1])
