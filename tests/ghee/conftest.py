@@ -113,7 +113,11 @@ def leftovers(before: dict[str, Any], processes: dict[int, str]) -> dict[str, An
         "threads": {t.name for t in our_threads() - before["threads"]},
         "processes": processes,
         "descriptors": {f"{fd}: {to}" for fd, to in open_descriptors().items() if before["descriptors"].get(fd) != to},
-        "temporary files": set(os.listdir(tempfile.gettempdir())),
+        "temporary files": {
+            name
+            for name in os.listdir(tempfile.gettempdir())
+            if not name.startswith("torchinductor_")  # torch's own cache, made when some of its modules are imported
+        },
         "shared memory": shared_memory() - before["shared memory"],
         "mapped memory": mapped - before["mapped memory"],
     }

@@ -157,5 +157,7 @@ def test_outside_of_a_run():
 
 def test_workers_of_a_data_loader_are_refused():
     loader = DataLoader(ghee.torch.dataset(make_batches()), batch_size=None, num_workers=1)
+    iterator = iter(loader)
     with pytest.raises(ghee.errors.GheeError, match="leave num_workers=0"):
-        next(iter(loader))
+        next(iterator)
+    iterator._shutdown_workers()  # torch leaves that to garbage collection

@@ -1,0 +1,1 @@
+"""Matrix factorization with the BPR loss."""

@@ -1,0 +1,1 @@
+"""DeepFM: a factorization machine beside a deep network."""

@@ -1,0 +1,1 @@
+"""EASE: a linear autoencoder in closed form."""

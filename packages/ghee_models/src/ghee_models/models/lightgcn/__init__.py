@@ -1,0 +1,1 @@
+"""LightGCN: graph convolution on the user-item graph."""

@@ -1,0 +1,30 @@
+"""Card of logistic regression."""
+
+from dataclasses import dataclass
+
+from ghee_models.card import DataFormat, ModelCard, Reference, Task
+
+
+@dataclass
+class Config:
+    """Settings of logistic regression."""
+
+    lr: float = 1e-3  # Adam's learning rate
+    weight_decay: float = 0.0  # L2 added to the gradient
+
+
+_SOURCE = "RecBole 1.2.1, docs/source/get_started/started/context-aware.rst"
+
+CARD = ModelCard(
+    id="logreg",
+    tasks=(Task.CTR, Task.CLASSIFICATION, Task.RATING),
+    data=DataFormat.SPARSE_ROWS,
+    summary="A weight per value of each field: the baseline of every click model.",
+    paper="McMahan et al. 2013, Ad Click Prediction: a View from the Trenches, doi:10.1145/2487575.2488200",
+    config=Config,
+    implementation="ghee_models.models.logreg.model:LogisticRegression",
+    references=(
+        Reference("ml100k-logreg", "auc", 0.7765, _SOURCE, 0.7755, 0.7775, "5368aae00ca733de"),
+        Reference("ml100k-logreg", "logloss", 0.5620, _SOURCE, 0.5610, 0.5630, "5368aae00ca733de"),
+    ),
+)

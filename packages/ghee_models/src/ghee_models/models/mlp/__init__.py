@@ -1,0 +1,1 @@
+"""A deep network for sparse rows."""

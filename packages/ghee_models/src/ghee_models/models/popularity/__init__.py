@@ -1,0 +1,1 @@
+"""The most popular items for everyone."""
