@@ -40,7 +40,7 @@ class Authority:
         """A kubeconfig (JSON, which is YAML too) for a client of that subject, its certificates written into it."""
         self.issue(name, subject)
         path = self.folder / f"{name}.kubeconfig"
-        server = {"server": "https://127.0.0.1:6443", "certificate-authority": str(self.folder / "ca.crt")}
+        server = {"server": "https://127.0.0.1", "certificate-authority": str(self.folder / "ca.crt")}
         user = {
             "client-certificate": str(self.folder / f"{name}.crt"),
             "client-key": str(self.folder / f"{name}.key"),

@@ -155,7 +155,7 @@ class Cluster:
                             "--unsafe-no-fsync"])  # fmt: skip
         kube = str(self._program)
         self.start("kube-apiserver", [
-            kube, "kube-apiserver", f"--etcd-servers={etcd}", "--secure-port=6443", f"--client-ca-file={pki}/ca.crt",
+            kube, "kube-apiserver", f"--etcd-servers={etcd}", "--secure-port=443", f"--client-ca-file={pki}/ca.crt",
             f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
             f"--kubelet-client-certificate={pki}/kubelet-client.crt", f"--kubelet-client-key={pki}/kubelet-client.key",
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -281,7 +281,7 @@ class Cluster:
         context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
         data = None if body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(f"https://127.0.0.1:6443{path}", data, {"Content-Type": kind}, method=method)
+        asked = urllib.request.Request(f"https://127.0.0.1{path}", data, {"Content-Type": kind}, method=method)
         with urllib.request.urlopen(asked, context=context, timeout=10) as answer:
             text = answer.read()
             return json.loads(text) if answer.headers.get_content_type() == "application/json" else text.decode()

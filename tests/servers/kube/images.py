@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PAUSE = "localhost/swimmy/pause:1"
-_LEFT_OUT = re.compile(r"/(__pycache__|test|tests|idlelib|ensurepip|turtledemo|config-3[^/]*)(/|$)|\.a$")
+_LEFT_OUT = re.compile(r"/(test|tests|idlelib|ensurepip|turtledemo|config-3[^/]*)(/|$)|\.a$")
 
 
 def _blank(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
@@ -65,11 +65,18 @@ def _libraries(files: Iterable[Path]) -> set[Path]:
     return found
 
 
+def _link_targets(path: Path) -> Iterable[Path]:
+    """What a link leads to, step by step: a link whose target is missing in the image is no program there."""
+    while path.is_symlink():
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        if path.is_file():
+            yield path
+
+
 def _editable_sources() -> list[Path]:
-    """Folders outside the environment that its .pth files and editable finders put on the path: the tree under test."""
-    inside = (Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
-    folders = [Path(each).resolve() for each in sys.path if each and Path(each).is_dir()]
-    return [each for each in folders if not any(each.is_relative_to(prefix) for prefix in inside)]
+    """The folders that the environment's .pth files put on the path: the sources of editable installs."""
+    lines = [line for file in Path(sysconfig.get_path("purelib")).glob("*.pth") for line in file.read_text().splitlines()]
+    return [Path(line) for line in lines if line.startswith("/") and Path(line).is_dir()]
 
 
 def _trees(leave_out: Iterable[str]) -> list[Path]:
@@ -103,10 +110,11 @@ def _files(tree: Path, leave_out: frozenset[str]) -> Iterable[Path]:
 def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = (), extra: dict[str, Path] | None = None) -> Path:
     """The image of this interpreter and environment; ``leave_out`` names package folders, ``extra`` maps paths to folders."""
     left = frozenset(leave_out)
-    paths = {file for tree in _trees(left) for file in _files(tree, left)}
+    paths = {Path(os.path.normpath(file)) for tree in _trees(left) for file in _files(tree, left)}
     shells = {Path("/bin/sh").resolve(), Path("/bin/cat").resolve(), Path("/bin/sleep").resolve()}
     linked = [each for each in paths if (".so" in each.name or os.access(each, os.X_OK)) and each.is_file()]
-    paths |= _libraries([*linked, *shells]) | shells
+    paths |= {Path(os.path.normpath(each)) for each in _libraries([*linked, *shells])} | shells
+    paths |= {step for path in paths if path.is_symlink() for step in _link_targets(path)}
     layer = target.with_suffix(".layer")
     with tarfile.open(layer, "w") as archive:
         for name in ("etc", "tmp", "proc", "sys", "dev", "run", "usr", "usr/bin", "usr/lib", "usr/lib64"):

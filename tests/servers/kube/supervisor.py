@@ -49,6 +49,8 @@ def main(state):
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # The node's address: a kubelet takes no loopback one, and nothing outside this namespace can reach it.
     subprocess.run(["ip", "address", "add", "10.77.0.1/32", "dev", "lo"], check=True)
+    # The API server's address inside the cluster: with it here, Pods reach the API server without a kube-proxy.
+    subprocess.run(["ip", "address", "add", "10.96.0.1/32", "dev", "lo"], check=True)
     children = {}
     signal.signal(signal.SIGCHLD, lambda *_: None)
     print(json.dumps({"ready": True}), flush=True)
