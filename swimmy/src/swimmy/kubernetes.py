@@ -18,9 +18,9 @@ from typing import Any
 
 import urllib3.exceptions
 from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream import ws_client
+from websocket import WebSocket, WebSocketException
 
 from swimmy.errors import ClusterUnreachable, PermissionMissing, QuotaExceeded, SpecError, SwimmyError
 from swimmy.manifests import RUN_LABEL, Manifest
@@ -29,6 +29,7 @@ from swimmy.watch import Gone, Unavailable
 # The server sends a bookmark about once a minute: a stream that is silent for longer is dead.
 _SILENT = 90
 _TIMEOUT = (5, 30)
+_FORWARD_PAUSE = 0.3
 _PLURAL = {
     "Job": ("/apis/batch/v1", "jobs"),
     "Secret": ("/api/v1", "secrets"),
@@ -226,11 +227,14 @@ class Cluster:
         """A local port that leads to the Pod's, through the API server."""
         return Forward(self, pod, port)
 
-    def open_forward(self, pod: str, port: int) -> Any:
+    def open_forward(self, pod: str, port: int) -> WebSocket:
+        """A WebSocket whose first channel is the Pod's port."""
         self.requests["forward port"] += 1
         path = f"{self._path('Pod', pod)}/portforward"
-        method, url, headers, *_ = self._serialized("GET", path, {"ports": str(port)}, None, "application/json")
-        return ws_client.portforward_call(self._settings, method, url, headers=headers)
+        _, url, headers, *_ = self._serialized("GET", path, {"ports": str(port)}, None, "application/json")
+        headers = {name.lower(): value for name, value in headers.items()}
+        headers["sec-websocket-protocol"] = "v4.channel.k8s.io"
+        return ws_client.create_websocket(self._settings, url.replace("http", "ws", 1), headers)
 
 
 class PodSource:
@@ -309,6 +313,7 @@ class Forward:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.trouble: str | None = None
         self._closed = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._accept, name=f"forward to {pod}", daemon=True)
         self._thread.start()
 
@@ -318,33 +323,49 @@ class Forward:
                 connection, _ = self._listener.accept()
             except OSError:  # closed
                 return
-            if self._closed:
-                connection.close()
-                return
             try:
                 with connection:
-                    self._carry(connection)
-            except (ApiException, OSError) as error:
-                self.trouble = _shortly(error)
+                    carried = not self._closed and self._carry(connection)
+            except (WebSocketException, OSError) as error:
+                self.trouble, carried = _shortly(error), False
+            # The agent may not listen yet; each try is a request, so the next one waits (and ends the wait when closed).
+            if not carried and self._ended.wait(_FORWARD_PAUSE):
+                return
 
-    def _carry(self, connection: socket.socket) -> None:
-        forwarded = self._cluster.open_forward(self._pod, self._port)
-        far = forwarded.socket(self._port)
+    def _carry(self, connection: socket.socket) -> bool:
+        """Carries bytes until either end closes; whether any came from the Pod."""
+        far = self._cluster.open_forward(self._pod, self._port)
+        carried = False
+        greeted: set[int] = set()  # each channel begins with the port's number
         try:
-            far.setblocking(True)
-            pairs: dict[Any, Any] = {connection: far._socket, far._socket: connection}
             while not self._closed:
-                for ready in select.select(list(pairs), [], [], 0.5)[0]:
-                    data = ready.recv(256 * 1024)
+                if not far.sock.pending() and not select.select([connection, far.sock], [], [], 0.5)[0]:
+                    continue
+                if far.sock.pending() or select.select([far.sock], [], [], 0)[0]:
+                    data = far.recv()
                     if not data:
-                        self.trouble = forwarded.error(self._port)
-                        return
-                    pairs[ready].sendall(data)
+                        return carried
+                    channel, data = data[0], data[1:]
+                    if channel not in greeted:
+                        greeted.add(channel)
+                    elif channel == 1:
+                        self.trouble = data.decode(errors="replace").strip()
+                        return carried
+                    else:
+                        connection.sendall(data)
+                        carried = True
+                if select.select([connection], [], [], 0)[0]:
+                    data = connection.recv(256 * 1024)
+                    if not data:
+                        return carried
+                    far.send_binary(b"\0" + data)
+            return carried
         finally:
-            far.close()
+            far.close(timeout=1)
 
     def close(self) -> None:
         self._closed = True
+        self._ended.set()
         with contextlib.suppress(OSError), socket.create_connection(self._listener.getsockname(), timeout=1):
             pass  # wakes the thread that waits for a connection
         self._listener.close()

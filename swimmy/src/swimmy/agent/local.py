@@ -68,7 +68,7 @@ class Local:
     # -- starting -------------------------------------------------------------------------------------------------
 
     def _environment(self, **more: str) -> dict[str, str]:
-        return {**os.environ, SOCKET: str(self.folder / "socket"), **more}
+        return {**mpi.SETTINGS, **os.environ, SOCKET: str(self.folder / "socket"), **more}
 
     def launch(self, request: Header) -> None:
         """Starts this Pod's ranks, or mpiexec for the world; asked a second time it does nothing."""
