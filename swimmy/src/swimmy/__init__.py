@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from swimmy import errors
     from swimmy.api import attach, cancel, run, runs, submit
     from swimmy.handle import Event, Handle, LogLine, PodView
     from swimmy.inside import rank, size
@@ -28,11 +29,13 @@ __all__ = [
     "Pods", "Mpi", "mpi", "Cluster", "Owner",
     "Volume", "claim", "config_map", "empty_dir", "host_path", "secret",
     "Handle", "Event", "LogLine", "PodView",
-    "rank", "size",
+    "rank", "size", "errors",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("swimmy.errors")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)

@@ -23,8 +23,7 @@ from swimmy.reasons import Finding, Table
 from swimmy.spec import Mpi, Pods
 from swimmy.watch import ListWatch
 
-SILENT_AFTER = 20.0  # seconds without an answer after which an agent counts as silent
-_FOLLOW_WAIT = 5.0
+_FOLLOW_WAIT = 2.0  # seconds that the leader may hold back an answer when there is nothing to tell
 _EVENT_PAUSES = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # between readings of the events, while something waits without a reason
 
 
@@ -253,10 +252,11 @@ class Follower:
             return None
         return errors.NotPlaced(f"run {self.spec.run} did not start within {limit:g} s: {self.table.summary(now)}", reason="StartTimeout")
 
-    def _call(self, header: Header, body: bytes = b"", *, limit: float = SILENT_AFTER, again: float | None = None) -> tuple[Header, bytes]:
+    def _call(self, header: Header, body: bytes = b"", *, limit: float | None = None, again: float | None = None) -> tuple[Header, bytes]:
         """One request to the leader; ``again`` repeats it (a request that may be repeated) while no answer comes."""
         assert self._caller is not None
         got: list[tuple[Header, bytes]] = []
+        limit = self.spec.pods.silence if limit is None else limit
         began = sent = time.monotonic()
         self._caller.call(header, body, lambda *answer: got.append(answer))
         while not got:
@@ -329,13 +329,13 @@ class Follower:
         }
         return {
             "op": "start", "digest": digest, "total": total, "detach": spec.detach, "asked": asked, "peers": self._peers,
-            "silent_after": SILENT_AFTER, "start_after": spec.pods.start_timeout, "restarts": spec.pods.restarts,
+            "silent_after": spec.pods.silence, "start_after": spec.pods.start_timeout, "restarts": spec.pods.restarts,
         }  # fmt: skip
 
     def _follow(self, access: Access) -> None:
         while True:
             request = {"op": "follow", "after": self._after, "wait": _FOLLOW_WAIT}
-            header, body = self._call(request, again=_FOLLOW_WAIT + 5)
+            header, body = self._call(request, again=_FOLLOW_WAIT + 3)
             for entry in json.loads(body):
                 self._after = entry.pop("seq")
                 self._take(entry)

@@ -14,6 +14,12 @@ from swimmy.spec import Mpi, Pods, quantity
 
 Manifest = dict[str, Any]
 
+# Kubernetes waits five minutes before it takes Pods off a machine that does not answer; a run would stand still for as long.
+_LOST_NODE = tuple(
+    {"key": f"node.kubernetes.io/{trouble}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+    for trouble in ("not-ready", "unreachable")
+)
+
 RUN_LABEL = "swimmy.dev/run"
 KEYS = "/run/swimmy-keys"
 FOLDER = "/run/swimmy"
@@ -102,7 +108,7 @@ def pod(run: str, pods: Pods) -> Manifest:
     }
     optional = {
         "nodeSelector": dict(pods.node_selector),
-        "tolerations": [dict(each) for each in pods.tolerations],
+        "tolerations": [*({**each} for each in pods.tolerations), *_LOST_NODE],
         "affinity": dict(pods.affinity),
         "imagePullSecrets": [{"name": name} for name in pods.image_pull_secrets],
         "serviceAccountName": pods.service_account,

@@ -74,7 +74,8 @@ class Pods:
     given. ``gpus`` counts devices of ``gpu_resource``. ``patch`` is merged into the Pod's spec as a strategic merge patch would
     be, after everything else. ``start_timeout`` seconds may pass until every agent answers, ``schedule_timeout`` while a Pod
     fits on no machine; ``deadline`` seconds until the run is ended whatever it does; within ``lease`` seconds after its client's death
-    the agents end. ``restarts`` is how often a Pod that failed comes back (only with ``mpi(world="pod")``).
+    the agents end; an agent that does not answer for ``silence`` seconds is given up. ``grace`` seconds lie between SIGTERM and SIGKILL
+    for the ranks. ``restarts`` is how often a Pod that failed comes back (only with ``mpi(world="pod")``).
     """
 
     image: str
@@ -107,6 +108,7 @@ class Pods:
     deadline: float | None = None
     lease: float = 60
     grace: float = 5
+    silence: float = 20
     restarts: int = 0
 
 
@@ -150,7 +152,7 @@ def _pod_problems(pods: Pods) -> list[str]:
         value = getattr(pods, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             problems.append(f"{name}={value!r}; a whole number of {least} or more is needed")
-    for name in ("schedule_timeout", "start_timeout", "lease", "deadline"):
+    for name in ("schedule_timeout", "start_timeout", "lease", "silence", "deadline"):
         value = getattr(pods, name)
         if value is not None and not value >= 1:
             problems.append(f"{name}={value!r}; at least 1 (seconds) is needed")

@@ -283,8 +283,20 @@ class Cluster:
         data = None if body is None else json.dumps(body).encode()
         asked = urllib.request.Request(f"https://127.0.0.1{path}", data, {"Content-Type": kind}, method=method)
         with urllib.request.urlopen(asked, context=context, timeout=10) as answer:
-            text = answer.read()
-            return json.loads(text) if answer.headers.get_content_type() == "application/json" else text.decode()
+            text = answer.readline() if "watch=1" in path else answer.read()
+            return json.loads(text) if text and answer.headers.get_content_type() == "application/json" else text.decode()
+
+    def wait_gone(self, path: str, seconds: float = 60) -> None:
+        """Waits until the list at that path (its query may select) is empty; raises TimeoutError with what is left."""
+        deadline = time.monotonic() + seconds
+        joint = "&" if "?" in path else "?"
+        while items := (answer := self.request("GET", path))["items"]:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                names = ", ".join(f"{each['metadata']['name']} ({each.get('status', {}).get('phase', '')})" for each in items)
+                raise TimeoutError(f"still there after {seconds} s: {names}")
+            version = answer["metadata"]["resourceVersion"]
+            self.request("GET", f"{path}{joint}watch=1&timeoutSeconds=2&resourceVersion={version}")
 
     def wait_for_api(self) -> None:
         self._wait("the API server", lambda: self.request("GET", "/readyz") == "ok")
