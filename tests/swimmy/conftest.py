@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import swimmy
 from swimmy.manifests import RUN_LABEL
 
+# A loaded machine must not fail a test by its clock.
+hypothesis.settings.register_profile("swimmy", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("swimmy")
+
 NAMESPACE = "restricted"
 IMAGE = "localhost/swimmy/python:test"
-OTHER_IMAGE = "localhost/swimmy/python:other-cloudpickle"
 # What the ranks of these tests do not import; it makes the image smaller by half.
 _LEFT_OUT = ("kubernetes", "mypy", "mypyc", "pip", "setuptools", "ruff", "hypothesis", "_pytest", "pygments", "rich", "grimp", "importlinter")
 _TABLE: list[tuple[str, str, str]] = []

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,28 @@ def _blank(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.mode = kind, mode
     return info
+
+
+def layered_image(target: Path, tag: str, extra: dict[str, Path], base: Path) -> Path:
+    """An image like that of the archive ``base``, with folders added in a second layer."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        folder = Path(name)
+        with tarfile.open(base) as archive:
+            archive.extractall(folder, filter="data")
+        manifest = json.loads((folder / "manifest.json").read_text())[0]
+        settings = json.loads((folder / manifest["Config"]).read_text())
+        with tarfile.open(folder / "added.tar", "w") as layer:
+            for path, source in extra.items():
+                layer.add(source, path.lstrip("/"))
+        with open(folder / "added.tar", "rb") as added:
+            settings["rootfs"]["diff_ids"].append(f"sha256:{hashlib.file_digest(added, 'sha256').hexdigest()}")
+        (folder / "config.json").write_text(json.dumps(settings))
+        described = [{"Config": "config.json", "RepoTags": [tag], "Layers": [*manifest["Layers"], "added.tar"]}]
+        (folder / "manifest.json").write_text(json.dumps(described))
+        with tarfile.open(target, "w") as archive:
+            for each in ("config.json", "manifest.json", *manifest["Layers"], "added.tar"):
+                archive.add(folder / each, each)
+    return target
 
 
 def _archive(target: Path, tag: str, layer: Path, settings: dict[str, object]) -> Path:
@@ -107,8 +130,8 @@ def _files(tree: Path, leave_out: frozenset[str]) -> Iterable[Path]:
                 yield Path(folder, file)
 
 
-def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = (), extra: dict[str, Path] | None = None) -> Path:
-    """The image of this interpreter and environment; ``leave_out`` names package folders, ``extra`` maps paths to folders."""
+def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = ()) -> Path:
+    """The image of this interpreter and environment; ``leave_out`` names package folders."""
     left = frozenset(leave_out)
     paths = {Path(os.path.normpath(file)) for tree in _trees(left) for file in _files(tree, left)}
     shells = {Path("/bin/sh").resolve(), Path("/bin/cat").resolve(), Path("/bin/sleep").resolve()}
@@ -135,6 +158,4 @@ def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = (), extra
             if re.match(r"(bin|lib|lib64)/", name):  # a merged /usr: these are links
                 name = f"usr/{name}"
             archive.add(path, name, recursive=False)
-        for name, folder in (extra or {}).items():
-            archive.add(folder, name.lstrip("/"))
     return _archive(target, tag, layer, {"User": "10001", "Env": [f"PATH={sys.prefix}/bin:/usr/bin:/bin"]})
