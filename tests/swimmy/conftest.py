@@ -23,7 +23,20 @@ hypothesis.settings.load_profile("swimmy")
 NAMESPACE = "restricted"
 IMAGE = "localhost/swimmy/python:test"
 # What the ranks of these tests do not import; it makes the image smaller by half.
-_LEFT_OUT = ("kubernetes", "mypy", "mypyc", "pip", "setuptools", "ruff", "hypothesis", "_pytest", "pygments", "rich", "grimp", "importlinter")
+_LEFT_OUT = (
+    "kubernetes",
+    "mypy",
+    "mypyc",
+    "pip",
+    "setuptools",
+    "ruff",
+    "hypothesis",
+    "_pytest",
+    "pygments",
+    "rich",
+    "grimp",
+    "importlinter",
+)
 _TABLE: list[tuple[str, str, str]] = []
 
 
@@ -49,7 +62,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     if os.environ.get("KUBECONFIG"):
         image = os.environ.get("SWIMMY_TEST_IMAGE")
         if not image:
-            pytest.fail("KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy[mpi] and nothing else needed")
+            pytest.fail(
+                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy[mpi] and nothing else needed"
+            )
         cluster = swimmy.Cluster()
         yield Place(cluster, image, os.environ.get("SWIMMY_TEST_PYTHON", "python3"), None)
         cluster.close()

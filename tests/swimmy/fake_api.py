@@ -100,14 +100,19 @@ class FakeApi(ThreadingHTTPServer):
         self.released.set()
         self.shutdown()
         self._thread.join()
-        for connection in self._connections:  # a client may keep one open for its next request, and a thread waits for that
+        for (
+            connection
+        ) in self._connections:  # a client may keep one open for its next request, and a thread waits for that
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self.server_close()
 
 
 def pod(name: str, version: int, phase: str = "Running") -> dict[str, Any]:
-    return {"metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": str(version)}, "status": {"phase": phase}}
+    return {
+        "metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": str(version)},
+        "status": {"phase": phase},
+    }
 
 
 def line(kind: str, item: dict[str, Any]) -> bytes:

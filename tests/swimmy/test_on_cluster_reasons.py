@@ -81,7 +81,9 @@ def kill_by_name(name: str) -> None:
     signal.pause()
 
 
-def raised(place: Place, row: Any, function: Callable[..., Any] = one, args: Any = (), mpi: Any = None, **pods: Any) -> Any:
+def raised(
+    place: Place, row: Any, function: Callable[..., Any] = one, args: Any = (), mpi: Any = None, **pods: Any
+) -> Any:
     with pytest.raises(errors.SwimmyError) as caught:
         swimmy.run(function, args, pods=place.pods(**pods), mpi=mpi, cluster=place.cluster, reach="direct", timeout=120)
     row(caught.value)
@@ -250,7 +252,9 @@ def test_versions_differ(place: Place, table_row: Any, kube: Any, tmp_path: Path
     shutil.copytree(Path(cloudpickle.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
     text = (folder / "__init__.py").read_text()
     (folder / "__init__.py").write_text(text.replace(f'"{cloudpickle.__version__}"', '"2.2.1"'))
-    kube.import_image(images.layered_image(kube.state / "other.tar", OTHER_IMAGE, {"/other/cloudpickle": folder}, kube.images[-1]))
+    kube.import_image(
+        images.layered_image(kube.state / "other.tar", OTHER_IMAGE, {"/other/cloudpickle": folder}, kube.images[-1])
+    )
     error = raised(place, table_row, image=OTHER_IMAGE, env={"PYTHONPATH": "/other"})
     assert isinstance(error, errors.VersionMismatch)
     assert f"cloudpickle {cloudpickle.__version__} here, 2.2.1 there" in str(error)
@@ -296,7 +300,9 @@ def test_agent_killed(place: Place, table_row: Any, kube: Any) -> None:
 @contextlib.contextmanager
 def running(place: Place, **pods: Any) -> Iterator[tuple[swimmy.Handle, str]]:
     """A run that waits on two Pods, and the path of the second."""
-    with swimmy.submit(wait_forever, pods=place.pods(replicas=2, **pods), cluster=place.cluster, reach="direct") as handle:
+    with swimmy.submit(
+        wait_forever, pods=place.pods(replicas=2, **pods), cluster=place.cluster, reach="direct"
+    ) as handle:
         state = handle.wait_state("running", timeout=90)
         if state != "running":
             handle.result(1)
@@ -340,7 +346,10 @@ def test_preempted(place: Place, table_row: Any, kube: Any) -> None:
         with running(place, cpus=half) as (handle, _):
             with (
                 swimmy.submit(
-                    wait_forever, pods=place.pods(cpus=half, priority_class="urgent"), cluster=place.cluster, reach="direct"
+                    wait_forever,
+                    pods=place.pods(cpus=half, priority_class="urgent"),
+                    cluster=place.cluster,
+                    reach="direct",
                 ) as other,
                 pytest.raises(errors.Preempted, match="higher priority") as caught,
             ):
@@ -380,5 +389,3 @@ def test_tainted_node_and_lost_node(place: Place, table_row: Any, kube: Any) -> 
         kube.start("kubelet2")
         kube.wait_for_node(node)
     table_row(caught.value)
-
-

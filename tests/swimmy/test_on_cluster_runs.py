@@ -40,14 +40,26 @@ def test_a_world_of_six_ranks_on_three_pods(place: Any, reach: Any) -> None:
 
 def test_without_mpi_each_pod_has_its_ranks(place: Any) -> None:
     found = swimmy.run(
-        where, (1,), pods=place.pods(replicas=2), mpi=swimmy.mpi(2, kind="none"), cluster=place.cluster, reach="direct", timeout=90
+        where,
+        (1,),
+        pods=place.pods(replicas=2),
+        mpi=swimmy.mpi(2, kind="none"),
+        cluster=place.cluster,
+        reach="direct",
+        timeout=90,
     )
     assert [each[:3] for each in found] == [(1, rank, 4) for rank in range(4)]
 
 
 def test_a_world_for_each_pod(place: Any) -> None:
     found = swimmy.run(
-        where, (0,), pods=place.pods(replicas=2), mpi=swimmy.mpi(2, world="pod"), cluster=place.cluster, reach="direct", timeout=90
+        where,
+        (0,),
+        pods=place.pods(replicas=2),
+        mpi=swimmy.mpi(2, world="pod"),
+        cluster=place.cluster,
+        reach="direct",
+        timeout=90,
     )
     assert [each[:3] for each in found] == [(1, 0, 2), (1, 1, 2), (1, 0, 2), (1, 1, 2)]
 
@@ -68,7 +80,9 @@ def test_closures_travel_and_requests_do_not_grow_with_pods(place: Any) -> None:
 
 def test_a_result_and_a_payload_larger_than_a_message(place: Any) -> None:
     data = os.urandom(20_000_000)
-    found = swimmy.run(lambda given: given[::-1], (data,), pods=place.pods(memory="512Mi"), cluster=place.cluster, timeout=90)
+    found = swimmy.run(
+        lambda given: given[::-1], (data,), pods=place.pods(memory="512Mi"), cluster=place.cluster, timeout=90
+    )
     assert found == [data[::-1]]
 
 
@@ -159,13 +173,17 @@ def test_the_printed_role_is_enough_and_without_it_the_refusal_names_the_verb(pl
     kubeconfig = kube.authority.kubeconfig("alice", "/CN=alice")
     alice = swimmy.Cluster(str(kubeconfig), namespace=namespace)
     try:
-        with pytest.raises(PermissionMissing, match=r"create Job in namespace 'restricted' is not allowed.*swimmy rbac"):
+        with pytest.raises(
+            PermissionMissing, match=r"create Job in namespace 'restricted' is not allowed.*swimmy rbac"
+        ):
             swimmy.run(where, (1,), pods=place.pods(), cluster=alice, timeout=60)
         subject = {"kind": "User", "name": "alice", "apiGroup": "rbac.authorization.k8s.io"}
         for manifest in rbac(namespace, subject):
             plural = manifest["kind"].lower() + "s"
             kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}", manifest)
-        found = swimmy.run(where, (1,), pods=place.pods(replicas=2), mpi=swimmy.mpi(1), cluster=alice, reach="forward", timeout=90)
+        found = swimmy.run(
+            where, (1,), pods=place.pods(replicas=2), mpi=swimmy.mpi(1), cluster=alice, reach="forward", timeout=90
+        )
         assert [each[0] for each in found] == [2, 2]
     finally:
         alice.close()

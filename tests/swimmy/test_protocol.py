@@ -31,7 +31,9 @@ def test_arbitrary_frames_are_decoded_or_refused(frames: list[bytes]) -> None:
     assert isinstance(header, dict)
 
 
-@pytest.mark.parametrize("header", [b"[1]", b"{", b'"text"', b"\xff", b"[" * 20_000, json.dumps("x" * HEADER_LIMIT).encode()])
+@pytest.mark.parametrize(
+    "header", [b"[1]", b"{", b'"text"', b"\xff", b"[" * 20_000, json.dumps("x" * HEADER_LIMIT).encode()]
+)
 def test_no_header(header: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode([header, b""])

@@ -23,7 +23,16 @@ def container(pods: swimmy.Pods) -> Any:
 
 @pytest.mark.parametrize(
     ("given_", "written"),
-    [(2, "2"), (0.5, "0.5"), ("500m", "500m"), ("2Gi", "2Gi"), ("2GB", "2G"), ("2GiB", "2Gi"), ("3K", "3k"), (1 << 30, "1073741824")],
+    [
+        (2, "2"),
+        (0.5, "0.5"),
+        ("500m", "500m"),
+        ("2Gi", "2Gi"),
+        ("2GB", "2G"),
+        ("2GiB", "2Gi"),
+        ("3K", "3k"),
+        (1 << 30, "1073741824"),
+    ],
 )
 def test_quantities(given_: Any, written: str) -> None:
     assert quantity(given_, "memory") == written
@@ -56,7 +65,11 @@ def test_a_pod_is_closed_by_default() -> None:
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     closed = spec["containers"][0]["securityContext"]
-    assert closed == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    assert closed == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert "hostNetwork" not in spec
 
 
@@ -64,7 +77,16 @@ def test_no_key_and_no_code_is_in_the_pod() -> None:
     text = json.dumps(job("run-1", swimmy.Pods(image="i"), swimmy.mpi(2)))
     assert "secretName" in text
     names = {each["name"] for each in container(swimmy.Pods(image="i"))["env"]}
-    assert names == {"HOME", "SWIMMY_RUN", "SWIMMY_PORT", "SWIMMY_LEASE", "SWIMMY_GRACE", "SWIMMY_KEYS", "SWIMMY_FOLDER", "SWIMMY_ADDRESS"}
+    assert names == {
+        "HOME",
+        "SWIMMY_RUN",
+        "SWIMMY_PORT",
+        "SWIMMY_LEASE",
+        "SWIMMY_GRACE",
+        "SWIMMY_KEYS",
+        "SWIMMY_FOLDER",
+        "SWIMMY_ADDRESS",
+    }
 
 
 def test_nothing_is_asked_for_that_was_not_asked_for() -> None:
@@ -90,8 +112,14 @@ def test_a_world_for_each_pod_gets_its_pods_back() -> None:
 
 
 def test_everything_of_a_run_is_owned_by_its_job_and_its_job_by_who_asked() -> None:
-    for manifest in (secret("run-1", {"a": "b"}, OWNER), network_policy("run-1", OWNER), job("r", swimmy.Pods(image="i"), swimmy.mpi(), owner=OWNER)):
-        assert manifest["metadata"]["ownerReferences"] == [{"apiVersion": "batch/v1", "kind": "Job", "name": "run-1", "uid": "uid-1"}]
+    for manifest in (
+        secret("run-1", {"a": "b"}, OWNER),
+        network_policy("run-1", OWNER),
+        job("r", swimmy.Pods(image="i"), swimmy.mpi(), owner=OWNER),
+    ):
+        assert manifest["metadata"]["ownerReferences"] == [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": "run-1", "uid": "uid-1"}
+        ]
 
 
 def test_kueue_gets_a_suspended_job() -> None:
@@ -137,7 +165,9 @@ objects = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from("abcde"), objects), st.dictionaries(st.sampled_from("abcde"), objects | st.none()))
+@given(
+    st.dictionaries(st.sampled_from("abcde"), objects), st.dictionaries(st.sampled_from("abcde"), objects | st.none())
+)
 def test_a_merge_patch_applied_twice_changes_nothing_more(base: dict[str, Any], patch: dict[str, Any]) -> None:
     before = json.dumps([base, patch])
     once = strategic_merge(base, patch)
@@ -149,5 +179,11 @@ def test_a_merge_patch_applied_twice_changes_nothing_more(base: dict[str, Any], 
 
 def test_lists_merge_by_their_key_and_can_lose_an_element() -> None:
     base = {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b"}], "args": ["x"]}
-    patch = {"volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}, {"name": "b", "$patch": "delete"}, {"name": "c"}], "args": ["y"]}
-    assert strategic_merge(base, patch) == {"volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}, {"name": "c"}], "args": ["y"]}
+    patch = {
+        "volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}, {"name": "b", "$patch": "delete"}, {"name": "c"}],
+        "args": ["y"],
+    }
+    assert strategic_merge(base, patch) == {
+        "volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}, {"name": "c"}],
+        "args": ["y"],
+    }

@@ -40,7 +40,9 @@ class Script:
         answer(request) if callable(answer) else request.reply(200, answer)
 
 
-def followed(script: Script, folder: Path, until: Callable[[list[tuple[str, str, str]]], bool]) -> tuple[list[Any], list[Any], list[Any]]:
+def followed(
+    script: Script, folder: Path, until: Callable[[list[tuple[str, str, str]]], bool]
+) -> tuple[list[Any], list[Any], list[Any]]:
     """What the list-watch told until that was enough: changes, troubles, and the queries it sent."""
     changes: list[tuple[str, str, str]] = []
     troubles: list[str | None] = []
@@ -69,7 +71,10 @@ def followed(script: Script, folder: Path, until: Callable[[list[tuple[str, str,
 
 
 def test_changes_arrive_and_the_watch_goes_on_where_the_list_ended(tmp_path: Path) -> None:
-    script = Script([pods(5, pod("a", 3))], [lambda request: request.stream(line("ADDED", pod("b", 6)), line("DELETED", pod("a", 7)))])
+    script = Script(
+        [pods(5, pod("a", 3))],
+        [lambda request: request.stream(line("ADDED", pod("b", 6)), line("DELETED", pod("a", 7)))],
+    )
     changes, _, asked = followed(script, tmp_path, lambda found: len(found) == 3)
     assert changes == [("set", "a", "3"), ("set", "b", "6"), ("deleted", "a", "7")]
     assert asked[1]["resourceVersion"] == "5"
@@ -173,7 +178,9 @@ class Scripted:
     st.lists(st.tuples(st.sampled_from(["ADDED", "MODIFIED", "DELETED"]), st.sampled_from("abc")), max_size=30),
     st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), max_size=20),
 )
-def test_whatever_is_cut_repeated_or_forgotten_the_end_is_what_is_there(history: list[tuple[str, str]], faults: list[tuple[int, bool, int]]) -> None:
+def test_whatever_is_cut_repeated_or_forgotten_the_end_is_what_is_there(
+    history: list[tuple[str, str]], faults: list[tuple[int, bool, int]]
+) -> None:
     import contextlib
     from collections.abc import Iterator
 
@@ -193,9 +200,15 @@ def test_whatever_is_cut_repeated_or_forgotten_the_end_is_what_is_there(history:
                 raise Gone
             source.now = min(len(history), source.now + count)
             first = max(0, int(version) - repeated)
-            events = [
-                line(kind, pod(name, at + 1)) for at, (kind, name) in enumerate(history[first : source.now], first)
-            ] if repeated == 0 else [line(kind, pod(name, at + 1)) for at, (kind, name) in enumerate(history[int(version) : source.now], int(version)) for _ in range(repeated)]
+            events = (
+                [line(kind, pod(name, at + 1)) for at, (kind, name) in enumerate(history[first : source.now], first)]
+                if repeated == 0
+                else [
+                    line(kind, pod(name, at + 1))
+                    for at, (kind, name) in enumerate(history[int(version) : source.now], int(version))
+                    for _ in range(repeated)
+                ]
+            )
             yield events
             if count == 0:
                 raise Unavailable("cut")

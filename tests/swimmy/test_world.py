@@ -26,8 +26,16 @@ def tells(actions: list[Any], operation: str) -> list[int]:
     return [each.index for each in actions if isinstance(each, Tell) and each.message["op"] == operation]
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.sampled_from(["none", "mpich"]), st.booleans(), st.randoms(use_true_random=False))
-def test_any_order_of_a_good_run_ends_in_done(replicas: int, ranks: int, mpi: str, per_pod: bool, chance: random.Random) -> None:
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from(["none", "mpich"]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_any_order_of_a_good_run_ends_in_done(
+    replicas: int, ranks: int, mpi: str, per_pod: bool, chance: random.Random
+) -> None:
     run = world(replicas, ranks, mpi, per_pod)
     actions: list[Any] = []
     for index in chance.sample(range(replicas), replicas):
@@ -101,8 +109,14 @@ def test_another_version_is_a_failure_that_names_both() -> None:
 @pytest.mark.parametrize(
     ("entry", "cause"),
     [
-        ({"kind": "failed", "module": None, "type": "KeyError", "text": "", "traceback": "", "pickled": ""}, "exception"),
-        ({"kind": "failed", "module": "pandas", "type": "ImportError", "text": "", "traceback": "", "pickled": ""}, "import"),
+        (
+            {"kind": "failed", "module": None, "type": "KeyError", "text": "", "traceback": "", "pickled": ""},
+            "exception",
+        ),
+        (
+            {"kind": "failed", "module": "pandas", "type": "ImportError", "text": "", "traceback": "", "pickled": ""},
+            "import",
+        ),
         ({"kind": "exit", "code": -9, "memory": {"peak": 1, "limit": 2}}, "memory"),
         ({"kind": "exit", "code": -9}, "killed"),
         ({"kind": "exit", "code": -11}, "signal"),

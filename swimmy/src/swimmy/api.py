@@ -105,7 +105,12 @@ def _remember(cluster: Cluster, spec: Spec, handle: Handle) -> None:
         "client": [access.client.public, access.client.secret],
         "namespace": cluster.namespace,
         "direct": spec.direct,
-        "pods": {"image": spec.pods.image, "replicas": spec.pods.replicas, "memory": spec.pods.memory, "restarts": spec.pods.restarts},
+        "pods": {
+            "image": spec.pods.image,
+            "replicas": spec.pods.replicas,
+            "memory": spec.pods.memory,
+            "restarts": spec.pods.restarts,
+        },
         "mpi": [spec.mpi.ranks_per_pod, spec.mpi.kind, spec.mpi.world],
     }
     with open(os.open(folder / f"{spec.run}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -116,7 +121,9 @@ def attach(run: str, *, cluster: Cluster | None = None) -> Handle:
     """Follows a detached run again: its log from the first line, its result. Raises RunGone where it, or its key, is not here."""
     path = _folder() / f"{run}.json"
     if not path.exists():
-        raise RunGone(f"the keys of run {run!r} are not on this machine ({path}): attach from the machine that submitted it")
+        raise RunGone(
+            f"the keys of run {run!r} are not on this machine ({path}): attach from the machine that submitted it"
+        )
     known = json.loads(path.read_text())
     cluster = cluster if cluster is not None else Cluster(namespace=known["namespace"])
     try:
@@ -145,5 +152,7 @@ def runs(*, cluster: Cluster | None = None) -> list[dict[str, Any]]:
     for job in cluster.list_jobs():
         status = job.get("status", {})
         counts = {name: status.get(name, 0) for name in ("active", "succeeded", "failed")}
-        found.append({"id": job["metadata"]["labels"][RUN_LABEL], "created": job["metadata"]["creationTimestamp"], **counts})
+        found.append(
+            {"id": job["metadata"]["labels"][RUN_LABEL], "created": job["metadata"]["creationTimestamp"], **counts}
+        )
     return found

@@ -21,13 +21,18 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     command("ps", "List the runs of the namespace.")
-    for name, text in (("cancel", "End a run: its Pods, Secret and Job."), ("logs", "Follow the log of a detached run.")):
+    for name, text in (
+        ("cancel", "End a run: its Pods, Secret and Job."),
+        ("logs", "Follow the log of a detached run."),
+    ):
         command(name, text).add_argument("run", metavar="RUN")
     doctor = command("doctor", "Check that a run would work, with a remedy for what would not.")
     doctor.add_argument("--image", help="an image to start one Pod with")
     doctor.add_argument("--python", default="python3", help="the image's interpreter (default: python3)")
     doctor.add_argument("--gpus", type=int, default=0, help="GPUs that one Pod will want (default: 0)")
-    doctor.add_argument("--pull", default="IfNotPresent", choices=("Always", "IfNotPresent", "Never"), help="image pull policy")
+    doctor.add_argument(
+        "--pull", default="IfNotPresent", choices=("Always", "IfNotPresent", "Never"), help="image pull policy"
+    )
     doctor.add_argument("--no-mpi", action="store_true", help="the image has no MPI")
     rbac = commands.add_parser("rbac", help="Print the Role that users of a namespace need.")
     rbac.add_argument("--namespace", default="default", help="namespace (default: default)")
@@ -79,7 +84,9 @@ def _cluster_command(options: argparse.Namespace) -> int:
     try:
         if options.command == "ps":
             for each in api.runs(cluster=cluster):
-                print(f"{each['id']:50} {each['created']}  {each['active']} active, {each['succeeded']} done, {each['failed']} failed")
+                print(
+                    f"{each['id']:50} {each['created']}  {each['active']} active, {each['succeeded']} done, {each['failed']} failed"
+                )
         elif options.command == "cancel":
             api.cancel(options.run, cluster=cluster)
         else:

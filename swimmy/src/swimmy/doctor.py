@@ -29,7 +29,9 @@ def examine(cluster: Cluster, pods: Pods | None, *, with_mpi: bool = True) -> It
     try:
         version = cluster.version()
     except errors.SwimmyError as error:
-        yield Check(False, f"the API server answers: {error}", "check the network, or choose another context with --context")
+        yield Check(
+            False, f"the API server answers: {error}", "check the network, or choose another context with --context"
+        )
         return
     yield Check(True, f"the API server {cluster.server} answers: Kubernetes {version}, namespace {cluster.namespace!r}")
     missing = [
@@ -44,7 +46,11 @@ def examine(cluster: Cluster, pods: Pods | None, *, with_mpi: bool = True) -> It
         yield Check(True, "everything that a run needs is allowed")
     group, resource, verbs = NETWORK_RULE
     if not cluster.allowed(verbs[0], group, resource):
-        yield Check(True, "NetworkPolicies may not be created: network_policy=True will be refused", "`swimmy rbac --network-policy`")
+        yield Check(
+            True,
+            "NetworkPolicies may not be created: network_policy=True will be refused",
+            "`swimmy rbac --network-policy`",
+        )
     yield _gpus(cluster, pods)
     if pods is None:
         yield Check(True, "no image was given, so none was tried", "swimmy doctor --image IMAGE runs a Pod with it")
@@ -79,7 +85,9 @@ def _try_image(cluster: Cluster, pods: Pods, with_mpi: bool) -> Iterator[Check]:
             found = handle.result(pods.schedule_timeout + pods.start_timeout + 60)[0]
     except (errors.SwimmyError, TimeoutError) as error:
         name = type(error).__name__
-        remedy = "see the sentence above" + ("; --no-mpi tries without MPI" if isinstance(error, errors.LaunchError) else "")
+        remedy = "see the sentence above" + (
+            "; --no-mpi tries without MPI" if isinstance(error, errors.LaunchError) else ""
+        )
         yield Check(False, f"a Pod with image {pods.image!r}: {name}: {error}", remedy)
         return
     world = "an MPI world of 2 ranks came up" if with_mpi else "no MPI was tried"

@@ -58,15 +58,19 @@ def explained(entry: Mapping[str, Any], pods: Pods, names: Mapping[int, str], lo
         )  # fmt: skip
     if cause == "version":
         return errors.VersionMismatch(
-            f"code pickled here may not run on Pod {pod}: {entry['text']}. Use one image for all Pods, with the versions from here", **known
+            f"code pickled here may not run on Pod {pod}: {entry['text']}. Use one image for all Pods, with the versions from here",
+            **known,
         )
     if cause == "world":
         return errors.WorldMismatch(f"the MPI world is not the one asked for: {entry['text']}", **known, log=log)
     if cause == "silent":
         return errors.AgentSilent(
-            f"the agent in Pod {pod} has not answered the leading agent for {entry['seconds']:.0f} s; can the Pods reach each other?", **known
+            f"the agent in Pod {pod} has not answered the leading agent for {entry['seconds']:.0f} s; can the Pods reach each other?",
+            **known,
         )
     if cause == "launch":
         code = "" if entry["code"] is None else f" (mpiexec ended {code_in_words(entry['code'])})"
-        return errors.LaunchError(f"the ranks could not be started from Pod {pod}{code}: {entry['text']}", **known, log=log)
+        return errors.LaunchError(
+            f"the ranks could not be started from Pod {pod}{code}: {entry['text']}", **known, log=log
+        )
     return errors.RankFailed(f"{where} ended {code_in_words(entry['code'])} before it was done", **known, log=log)

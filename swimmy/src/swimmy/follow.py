@@ -24,7 +24,14 @@ from swimmy.spec import Mpi, Pods
 from swimmy.watch import ListWatch
 
 _FOLLOW_WAIT = 2.0  # seconds that the leader may hold back an answer when there is nothing to tell
-_EVENT_PAUSES = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # between readings of the events, while something waits without a reason
+_EVENT_PAUSES = (
+    0.0,
+    5.0,
+    10.0,
+    20.0,
+    40.0,
+    60.0,
+)  # between readings of the events, while something waits without a reason
 
 
 @dataclass(frozen=True)
@@ -250,9 +257,13 @@ class Follower:
         limit = self.spec.pods.schedule_timeout + self.spec.pods.start_timeout
         if now - self.table.started <= limit:
             return None
-        return errors.NotPlaced(f"run {self.spec.run} did not start within {limit:g} s: {self.table.summary(now)}", reason="StartTimeout")
+        return errors.NotPlaced(
+            f"run {self.spec.run} did not start within {limit:g} s: {self.table.summary(now)}", reason="StartTimeout"
+        )
 
-    def _call(self, header: Header, body: bytes = b"", *, limit: float | None = None, again: float | None = None) -> tuple[Header, bytes]:
+    def _call(
+        self, header: Header, body: bytes = b"", *, limit: float | None = None, again: float | None = None
+    ) -> tuple[Header, bytes]:
         """One request to the leader; ``again`` repeats it (a request that may be repeated) while no answer comes."""
         assert self._caller is not None
         got: list[tuple[Header, bytes]] = []
@@ -277,7 +288,9 @@ class Follower:
         if leader is not None and leader.condition("Ready").get("status") == "False":
             text = f"Pod {name} on {leader.node} was lost with its machine (the machine is not ready); run it again"
             return errors.NodeLost(text, pod=name, reason="NodeNotReady")
-        more = f" (port-forward: {self._forward.trouble})" if self._forward is not None and self._forward.trouble else ""
+        more = (
+            f" (port-forward: {self._forward.trouble})" if self._forward is not None and self._forward.trouble else ""
+        )
         return errors.AgentSilent(
             f"the agent in Pod {name} has not answered for {seconds:.0f} s though the Pod runs{more}; is its network closed to this client?",
             pod=name, reason="AgentSilent", log=self.cluster.pod_log(name, 20),
@@ -286,7 +299,11 @@ class Follower:
     # -- the leader -----------------------------------------------------------------------------------------------
 
     def _addresses(self) -> dict[int, str]:
-        return {index: f"{each.address}:{PORT}" for index, each in self.table.current().items() if each.running and each.address}
+        return {
+            index: f"{each.address}:{PORT}"
+            for index, each in self.table.current().items()
+            if each.running and each.address
+        }
 
     def _lead(self, access: Access) -> None:
         """Connects to the leader, compares versions, hands over the payload and the order to start."""

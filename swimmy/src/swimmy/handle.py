@@ -28,7 +28,9 @@ class Event(NamedTuple):
     entry: dict[str, Any]
 
     def __str__(self) -> str:
-        rest = ", ".join(f"{name} {value}" for name, value in self.entry.items() if name != "kind" and value is not None)
+        rest = ", ".join(
+            f"{name} {value}" for name, value in self.entry.items() if name != "kind" and value is not None
+        )
         return f"{time.strftime('%H:%M:%S', time.localtime(self.at))} {self.entry['kind']}: {rest}"
 
 
@@ -62,7 +64,7 @@ class Handle:
 
     @property
     def state(self) -> str:
-        """"submitted", "scheduling", "starting", "running", "done", "failed" or "cancelled"."""
+        """ "submitted", "scheduling", "starting", "running", "done", "failed" or "cancelled"."""
         return self._record.state
 
     @property
@@ -133,5 +135,3 @@ class Handle:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-

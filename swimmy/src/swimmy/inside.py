@@ -38,7 +38,9 @@ def _early_rank() -> int:
     for name in ("SWIMMY_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"):
         if name in os.environ:
             return int(os.environ[name])
-    raise SystemExit("swimmy.inside is started by swimmy's agent: none of SWIMMY_RANK, PMI_RANK, OMPI_COMM_WORLD_RANK is set")
+    raise SystemExit(
+        "swimmy.inside is started by swimmy's agent: none of SWIMMY_RANK, PMI_RANK, OMPI_COMM_WORLD_RANK is set"
+    )
 
 
 def _connect(kind: str, number: int) -> socket.socket:
@@ -125,7 +127,10 @@ def _join_world() -> tuple[int, int]:
 def _serve(control: socket.socket) -> None:
     global _world
     _world = _join_world()
-    _send(control, {"report": "join", "rank": _world[0], "size": _world[1], "host": socket.gethostname(), "pid": os.getpid()})
+    _send(
+        control,
+        {"report": "join", "rank": _world[0], "size": _world[1], "host": socket.gethostname(), "pid": os.getpid()},
+    )
     line = control.makefile("r").readline()
     if not line:
         return  # the agent ended the world before it began

@@ -79,7 +79,9 @@ class Cluster:
         for each in contexts:
             if each["name"] == name:
                 return dict(each)
-        raise SpecError(f"context {name!r} is not in the kubeconfig; known: {', '.join(each['name'] for each in contexts)}")
+        raise SpecError(
+            f"context {name!r} is not in the kubeconfig; known: {', '.join(each['name'] for each in contexts)}"
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -128,17 +130,24 @@ class Cluster:
         if response.status == 410:
             return SwimmyError(message, reason="Gone")
         if response.status == 401:
-            return PermissionMissing(f"the API server does not know who asks ({message}); log in again, or renew the token", reason=what)
+            return PermissionMissing(
+                f"the API server does not know who asks ({message}); log in again, or renew the token", reason=what
+            )
         if response.status == 403 and "exceeded quota" in message:
             return QuotaExceeded(f"{what} {where}: {message}. Ask for less, or have the quota raised", reason="quota")
         if response.status == 403 and "violates PodSecurity" in message:
             return PermissionMissing(
-                f"{what} {where} is refused by Pod security: {message}. Leave out what it names (hostPath, patch=)", reason="PodSecurity"
+                f"{what} {where} is refused by Pod security: {message}. Leave out what it names (hostPath, patch=)",
+                reason="PodSecurity",
             )
         if response.status == 403:
-            return PermissionMissing(f"{what} {where} is not allowed: {message}. `swimmy rbac` prints the Role that allows it", reason=what)
+            return PermissionMissing(
+                f"{what} {where} is not allowed: {message}. `swimmy rbac` prints the Role that allows it", reason=what
+            )
         if response.status in (429, 500, 502, 503, 504):
-            return ClusterUnreachable(f"{what}: the API server answers {response.status}: {message}", reason=str(response.status))
+            return ClusterUnreachable(
+                f"{what}: the API server answers {response.status}: {message}", reason=str(response.status)
+            )
         return SpecError(f"{what} {where}: the API server refuses it: {message}", reason=str(response.status))
 
     def _json(self, *arguments: Any, **named: Any) -> Any:
@@ -205,7 +214,9 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         }
-        answer = self._json("review access", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
+        answer = self._json(
+            "review access", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body
+        )
         return bool(answer["status"]["allowed"])
 
     def nodes(self) -> list[Manifest] | None:
@@ -378,11 +389,11 @@ def _shortly(error: BaseException) -> str:
 
 
 def _in_cluster() -> bool:
-    return "KUBERNETES_SERVICE_HOST" in os.environ and os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    return "KUBERNETES_SERVICE_HOST" in os.environ and os.path.exists(
+        "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )
 
 
 def _service_account_namespace() -> str:
     with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
         return file.read().strip()
-
-

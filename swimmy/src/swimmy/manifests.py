@@ -55,7 +55,10 @@ def job(run: str, pods: Pods, mpi: Mpi, *, owner: Owner | None = None) -> Manife
         "completions": pods.replicas,
         "ttlSecondsAfterFinished": TTL,
         "activeDeadlineSeconds": min(boot, int(pods.deadline)) if pods.deadline else boot,
-        "template": {"metadata": {"labels": dict(labels), "annotations": dict(pods.annotations)}, "spec": pod(run, pods)},
+        "template": {
+            "metadata": {"labels": dict(labels), "annotations": dict(pods.annotations)},
+            "spec": pod(run, pods),
+        },
     }
     if mpi.world == "pod" and pods.restarts:
         # A replacement starts as soon as the old Pod is told to end: the kubelet of a lost machine never confirms it.

@@ -30,7 +30,14 @@ _PATIENCE = {
     "FailedCreatePodSandBox": 30.0,
     "FailedCreate": 3.0,
 }
-_IMAGE = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_IMAGE = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "RegistryUnavailable",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+)
 _COMMAND = ("StartError", "ContainerCannotRun", "RunContainerError")
 
 
@@ -160,12 +167,16 @@ class Table:
             return None
         age = self._age(each, "Unschedulable", now)
         said = _scheduler(condition.get("message", ""))
-        several = [other for other in self.current().values() if other.condition("PodScheduled").get("status") == "False"]
+        several = [
+            other for other in self.current().values() if other.condition("PodScheduled").get("status") == "False"
+        ]
         sentence = (
             f"{len(several)} of {self.pods.replicas} Pods fit on no machine: {said}. Each asks for {asked(self.pods)}: "
             f"{_fit(said)}"
         )
-        return Finding(errors.Unschedulable, each.name, "Unschedulable", sentence, age >= self.pods.schedule_timeout, now - age)
+        return Finding(
+            errors.Unschedulable, each.name, "Unschedulable", sentence, age >= self.pods.schedule_timeout, now - age
+        )
 
     def _waiting(self, each: Seen, now: float) -> Finding | None:
         waiting = each.container.get("state", {}).get("waiting")
@@ -176,9 +187,13 @@ class Table:
         fatal = age >= _PATIENCE.get(reason, 0.0)
         where = f"Pod {each.name} on {each.node}"
         if reason in _IMAGE:
-            return Finding(errors.ImagePullFailed, each.name, reason, self._image(where, reason, message), fatal, now - age)
+            return Finding(
+                errors.ImagePullFailed, each.name, reason, self._image(where, reason, message), fatal, now - age
+            )
         if reason == "CreateContainerConfigError":
-            sentence = f"{where} cannot start: {message}. Create what is missing in the same namespace, or correct its name"
+            sentence = (
+                f"{where} cannot start: {message}. Create what is missing in the same namespace, or correct its name"
+            )
             return Finding(errors.ContainerConfigError, each.name, reason, sentence, fatal, now - age)
         if reason in ("CreateContainerError", *_COMMAND):
             return Finding(errors.CommandMissing, each.name, reason, self._command(where, message), fatal, now - age)
@@ -279,15 +294,15 @@ class Table:
             return Finding(errors.CommandMissing, each.name, reason, self._command(where, message), True, now)
         if code == 0:
             return None
-        if message.startswith("exec ") and "no such file" in message:  # some runtimes report it as the program's own end
+        if (
+            message.startswith("exec ") and "no such file" in message
+        ):  # some runtimes report it as the program's own end
             return Finding(errors.CommandMissing, each.name, "StartError", self._command(where, message), True, now)
         if code == 85:
             return Finding(errors.LeaseLost, each.name, "LeaseLost", f"{where} ended: {_reason_of(message)}", True, now)
         if "No module named" in message:
             missing = message.strip().splitlines()[-1]
-            sentence = (
-                f"{where}: image {self.pods.image!r} cannot run the agent ({missing}); install swimmy in it, for the Python that python= names"
-            )
+            sentence = f"{where}: image {self.pods.image!r} cannot run the agent ({missing}); install swimmy in it, for the Python that python= names"
             return Finding(errors.ImportFailed, each.name, "ImportFailed", sentence, True, now)
         how = code_in_words(code) if code is not None else "in a way that the kubelet does not tell"
         sentence = f"the agent of {where} ended {how}: {_reason_of(message) or reason or 'nothing more is known'}"

@@ -61,7 +61,9 @@ class Mpi:
     world: Literal["all", "pod"] = "all"
 
 
-def mpi(ranks_per_pod: int = 1, *, kind: Literal["mpich", "none"] = "mpich", world: Literal["all", "pod"] = "all") -> Mpi:
+def mpi(
+    ranks_per_pod: int = 1, *, kind: Literal["mpich", "none"] = "mpich", world: Literal["all", "pod"] = "all"
+) -> Mpi:
     """``Mpi`` for ``run`` and ``submit``; ``kind="none"`` starts the ranks without MPI, so the image needs none."""
     return Mpi(ranks_per_pod, kind, world)
 
@@ -138,7 +140,9 @@ def _quantities(pods: Pods) -> list[str]:
     for what, value in asked.items():
         try:
             if what in ("cpus", "memory") and re.fullmatch(r"0+(\.0*)?", quantity(value, what).rstrip("mkKMGTPEi")):
-                problems.append(f"{what}={value!r} asks for nothing; ask for what one Pod needs, for example 1 or '1Gi'")
+                problems.append(
+                    f"{what}={value!r} asks for nothing; ask for what one Pod needs, for example 1 or '1Gi'"
+                )
         except SpecError as error:
             problems.append(str(error))
     return problems
@@ -160,7 +164,9 @@ def _pod_problems(pods: Pods) -> list[str]:
         if not _ENVIRONMENT.fullmatch(name):
             problems.append(f"env name {name!r}; letters, digits and _ are allowed, no digit first")
         elif name.startswith(_RESERVED):
-            problems.append(f"env name {name!r} is what agents and MPI are told by; choose a name that starts otherwise")
+            problems.append(
+                f"env name {name!r} is what agents and MPI are told by; choose a name that starts otherwise"
+            )
         if not isinstance(value, str):
             problems.append(f"env {name}={value!r}; a value is text, write {str(value)!r}")
     paths = [volume.path for volume in pods.volumes]
@@ -179,7 +185,11 @@ def _pod_problems(pods: Pods) -> list[str]:
 
 def _mpi_problems(pods: Pods, how: Mpi | None) -> list[str]:
     if how is None:
-        return ["restarts needs mpi(world='pod'): a world over several Pods cannot get one rank back"] if pods.restarts else []
+        return (
+            ["restarts needs mpi(world='pod'): a world over several Pods cannot get one rank back"]
+            if pods.restarts
+            else []
+        )
     problems = []
     if isinstance(how.ranks_per_pod, bool) or not isinstance(how.ranks_per_pod, int) or how.ranks_per_pod < 1:
         problems.append(f"ranks_per_pod={how.ranks_per_pod!r}; a whole number of 1 or more is needed")
@@ -190,5 +200,7 @@ def _mpi_problems(pods: Pods, how: Mpi | None) -> list[str]:
     if pods.restarts and how.world != "pod":
         problems.append("restarts needs mpi(world='pod'): a world over several Pods cannot get one rank back")
     if pods.patch.get("hostNetwork") and pods.replicas > 1:
-        problems.append("patch with hostNetwork and several Pods: MPI takes Pods with the machine's address for one host")
+        problems.append(
+            "patch with hostNetwork and several Pods: MPI takes Pods with the machine's address for one host"
+        )
     return problems

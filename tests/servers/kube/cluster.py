@@ -219,7 +219,16 @@ class Cluster:
 
     def _import(self, number: int, path: Path) -> None:
         suffix = "" if number == 1 else str(number)
-        command = ["ctr", "-a", f"/run/containerd{suffix}/containerd.sock", "-n", "k8s.io", "images", "import", str(path)]
+        command = [
+            "ctr",
+            "-a",
+            f"/run/containerd{suffix}/containerd.sock",
+            "-n",
+            "k8s.io",
+            "images",
+            "import",
+            str(path),
+        ]
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -284,7 +293,9 @@ class Cluster:
         asked = urllib.request.Request(f"https://127.0.0.1{path}", data, {"Content-Type": kind}, method=method)
         with urllib.request.urlopen(asked, context=context, timeout=10) as answer:
             text = answer.readline() if "watch=1" in path else answer.read()
-            return json.loads(text) if text and answer.headers.get_content_type() == "application/json" else text.decode()
+            return (
+                json.loads(text) if text and answer.headers.get_content_type() == "application/json" else text.decode()
+            )
 
     def wait_gone(self, path: str, seconds: float = 60) -> None:
         """Waits until the list at that path (its query may select) is empty; raises TimeoutError with what is left."""
@@ -293,7 +304,9 @@ class Cluster:
         while items := (answer := self.request("GET", path))["items"]:
             left = deadline - time.monotonic()
             if left <= 0:
-                names = ", ".join(f"{each['metadata']['name']} ({each.get('status', {}).get('phase', '')})" for each in items)
+                names = ", ".join(
+                    f"{each['metadata']['name']} ({each.get('status', {}).get('phase', '')})" for each in items
+                )
                 raise TimeoutError(f"still there after {seconds} s: {names}")
             version = answer["metadata"]["resourceVersion"]
             self.request("GET", f"{path}{joint}watch=1&timeoutSeconds=2&resourceVersion={version}")

@@ -97,7 +97,9 @@ class Local:
     def _start_mpich(self, request: Header) -> None:
         program = mpi.find_program("mpiexec")
         if program is None:
-            self.journal.append({"kind": "launcher", "code": 127, "text": "the image has no mpiexec: install mpich in it"})
+            self.journal.append(
+                {"kind": "launcher", "code": 127, "text": "the image has no mpiexec: install mpich in it"}
+            )
             return
         argv = mpi.mpich_arguments(
             program, request["hosts"], request["ranks_per_host"], mpi.interface_of(self.address), RANK_PROGRAM

@@ -35,7 +35,9 @@ def _count(path: Path, name: str) -> int:
 def read_memory(root: Path = Path("/sys/fs/cgroup")) -> Memory:
     """Counts of the container's own control group, which is the root as the container sees it."""
     if (root / "cgroup.controllers").exists():
-        return Memory(_count(root / "memory.events", "oom_kill"), _number(root / "memory.peak"), _number(root / "memory.max"))
+        return Memory(
+            _count(root / "memory.events", "oom_kill"), _number(root / "memory.peak"), _number(root / "memory.max")
+        )
     first = root / "memory"
     return Memory(
         _count(first / "memory.oom_control", "oom_kill"),

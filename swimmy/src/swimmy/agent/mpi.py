@@ -37,11 +37,25 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def mpich_arguments(mpiexec: str, hosts: list[str], ranks_per_host: int, interface: str | None, program: list[str]) -> list[str]:
+def mpich_arguments(
+    mpiexec: str, hosts: list[str], ranks_per_host: int, interface: str | None, program: list[str]
+) -> list[str]:
     """``-launcher manual``: mpiexec prints one line per host, and the agents run those lines."""
     chosen = ["-iface", interface] if interface else []
     count = str(len(hosts) * ranks_per_host)
-    return [mpiexec, "-launcher", "manual", *chosen, "-hosts", ",".join(hosts), "-n", count, "-ppn", str(ranks_per_host), *program]
+    return [
+        mpiexec,
+        "-launcher",
+        "manual",
+        *chosen,
+        "-hosts",
+        ",".join(hosts),
+        "-n",
+        count,
+        "-ppn",
+        str(ranks_per_host),
+        *program,
+    ]
 
 
 def proxy_line(line: str) -> list[str] | None:

@@ -16,7 +16,18 @@ from swimmy.protocol import differences
 Entry = dict[str, Any]
 
 # What is a cause comes before what is more likely its consequence, when several arrive together.
-_WEIGHT = {"import": 0, "exception": 0, "memory": 0, "version": 0, "world": 1, "signal": 2, "exit": 3, "launch": 4, "killed": 5, "silent": 6}
+_WEIGHT = {
+    "import": 0,
+    "exception": 0,
+    "memory": 0,
+    "version": 0,
+    "world": 1,
+    "signal": 2,
+    "exit": 3,
+    "launch": 4,
+    "killed": 5,
+    "silent": 6,
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,9 @@ class World:
     # -- entries of the agents' journals --------------------------------------------------------------------------
 
     def _on_log(self, group: Group, index: int, entry: Entry) -> list[Action]:
-        return [Record({"kind": "log", "index": index, "rank": self.number_of(index, entry["rank"]), "text": entry["text"]})]
+        return [
+            Record({"kind": "log", "index": index, "rank": self.number_of(index, entry["rank"]), "text": entry["text"]})
+        ]
 
     def _on_output(self, group: Group, index: int, entry: Entry) -> list[Action]:
         return [Record({"kind": "log", "index": index, "rank": None, "text": entry["text"]})]
