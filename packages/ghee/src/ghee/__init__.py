@@ -1,1 +1,22 @@
-"""Streaming distributed processing: the public names of ghee, re-exported; nothing else lives here."""
+"""Streaming distributed processing: the public names of ghee, re-exported; nothing else lives here.
+
+Example:
+    import ghee
+
+    ratings = ghee.read("ratings/*.parquet", batch_size=4096, epochs=5)
+    ghee.run(ratings.map(preprocess, replicas=4).loop(train))
+"""
+
+from ghee import errors
+from ghee.context import rank, size, stage
+from ghee.pipeline import Pipeline, branches, read
+from ghee.run import Run, run
+from ghee.stream import Batches, Epoch
+
+__all__ = [
+    "read", "branches", "Pipeline",
+    "run", "Run",
+    "Batches", "Epoch",
+    "rank", "size", "stage",
+    "errors",
+]  # fmt: skip

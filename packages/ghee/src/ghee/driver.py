@@ -1,0 +1,307 @@
+"""The driver: starts a run, feeds the rules with what the ranks say, carries out what they answer, ends the run."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from ghee import failure
+from ghee.errors import CancelledError, GheeError, LedgerError, RankError, RankKilledError
+from ghee.launch.contract import Death, Launcher, World
+from ghee.plan import Plan, PlannedStage
+from ghee.protocol import messages as m
+from ghee.protocol.coordinator import Coordinator, SourceRules
+from ghee.protocol.messages import Action, Event, RankId
+from ghee.rank import run_rank
+from ghee.report import Report, StageReport, find_limit, summarize_stage
+from ghee.task import RankTask
+from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
+from ghee.transfer.manager import Report as RankReport
+
+STOP_SECONDS = 5.0
+"""How long ranks that were told to stop may take before they are killed."""
+
+FIRST_CAUSE_SECONDS = 0.3
+"""When a rank of a world fails, another one's death may be why: how long to wait for the news of it."""
+
+
+class Driver:
+    """One run, from start to end, in one thread.
+
+    `run` returns each stage's results by stage index and rank, or raises what the run ended with. `observe` is called
+    with a fresh report every now and then.
+    """
+
+    def __init__(
+        self, plan: Plan, launcher: Launcher, run_id: str, folder: Path, observe: Callable[[Report], None] | None = None
+    ) -> None:
+        self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
+        self.results: dict[RankId, bytes] = {}
+        self._observe = observe
+        self._observed = 0.0
+        self._began = time.time()
+        self._ended: float | None = None
+        self._addresses: dict[RankId, str] = {}
+        self._told: dict[RankId, set[RankId]] = defaultdict(set)
+        self._waiting: dict[RankId, list[Action]] = defaultdict(list)
+        self._times: dict[RankId, Times] = {}
+        self._balanced: set[tuple[int, int]] = set()
+        self._hosted: list[threading.Thread] = []
+        self._cancelled = threading.Event()
+        self._outcome: m.Finish | m.Fail | None = None
+        self._tasks: dict[int, bytes] = {}
+        self._splits: list[Any] = []
+
+    # ── from outside ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cancel(self) -> None:
+        """End the run soon. From any thread."""
+        self._cancelled.set()
+        if hasattr(self, "_endpoint"):
+            self._endpoint.wake()
+
+    def run(self) -> None:
+        """Run to the end. Raises the user's own exception, or a GheeError."""
+        sinks = [stage.payload for stage in self.plan.stages if stage.kind == "write"]
+        self._splits = self.plan.source.splits()
+        worlds = self._worlds()
+        self.launcher.check(worlds)
+        prepared = []
+        try:
+            for sink in sinks:
+                sink.prepare()
+                prepared.append(sink)
+            self._endpoint = self.launcher.endpoint()
+            self._coordinator = Coordinator([stage.rules for stage in self.plan.stages], self._source_rules())
+            self.launcher.start(worlds)
+            self._start_hosted()
+            self._carry_out(self._coordinator.start())
+            self._follow()
+            self._stop_ranks()
+            for stage in self.plan.stages:
+                if stage.kind == "write":
+                    parts = [cloudpickle.loads(self.results[RankId(stage.index, rank)]) for rank in range(stage.size)]
+                    stage.payload.publish([part for of_rank in parts for part in of_rank or ()])
+        except BaseException:
+            self._abort(prepared)
+            raise
+        finally:
+            self._ended = time.time()
+            self.launcher.close()
+            if hasattr(self, "_endpoint"):
+                self._endpoint.close()
+
+    def _abort(self, prepared: list[Any]) -> None:
+        try:
+            if hasattr(self, "_endpoint"):
+                self._tell_stop()
+                self.launcher.close()
+                for thread in self._hosted:
+                    thread.join(STOP_SECONDS)
+        finally:
+            for sink in prepared:
+                sink.abort()
+
+    # ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _source_rules(self) -> SourceRules:
+        orders: dict[int, list[int]] = {}
+
+        def order(epoch: int) -> Sequence[int]:
+            if epoch not in orders:
+                numbers = {split.index: number for number, split in enumerate(self._splits)}
+                orders[epoch] = [numbers[split.index] for split in self.plan.source.order(self._splits, epoch)]
+            return orders[epoch]
+
+        return SourceRules(self.plan.epochs, order, [split.rows for split in self._splits])
+
+    def _worlds(self) -> list[World]:
+        worlds = []
+        for stage in self.plan.stages:
+            if stage.hosted:
+                continue
+            if stage.one_world:
+                worlds.append(World(stage.index, stage.name, 0, 0, stage.size))
+            else:
+                size = stage.resources.ranks
+                worlds += [
+                    World(stage.index, stage.name, replica, replica * size, size)
+                    for replica in range(stage.resources.replicas)
+                ]
+        return worlds
+
+    def _start_hosted(self) -> None:
+        for stage in self.plan.stages:
+            if stage.hosted:
+                manager = TransferManager(RankId(stage.index, 0), *self.launcher.member(), self._endpoint.address)
+                thread = threading.Thread(
+                    target=self._run_hosted, args=(manager, stage), name=f"ghee {stage.name}", daemon=True
+                )
+                self._hosted.append(thread)
+                thread.start()
+
+    def _run_hosted(self, manager: TransferManager, stage: PlannedStage) -> None:
+        try:
+            run_rank(manager, stage.name, 0, 1, inline=True, task=self._task_of(stage))
+        finally:
+            manager.close()
+
+    def _task_of(self, stage: PlannedStage) -> RankTask:
+        settings = Settings(
+            receivers=stage.children,
+            room=stage.credit,
+            gated=stage.kind == "loop" and stage.size > 1,
+            ordered=stage.ordered,
+        )
+        size = stage.size if stage.one_world else stage.resources.ranks
+        splits = self._splits if stage.kind == "read" else []
+        return RankTask(
+            stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
+            self.plan.epochs, str(self.folder),
+        )  # fmt: skip
+
+    def _welcome(self, event: m.Joined) -> None:
+        """Send a rank its task, and what was decided for it before it was there."""
+        rank, stage = event.rank, self.plan.stages[event.rank.stage]
+        self._addresses[rank] = event.address
+        self.launcher.joined(rank, event.pid)
+        if stage.hosted:
+            task = b""
+        else:
+            if rank.stage not in self._tasks:
+                self._tasks[rank.stage] = cloudpickle.dumps(self._task_of(stage))
+            task = self._tasks[rank.stage]
+        self._endpoint.send(event.address, [pickle.dumps(task)])
+        for other in [rank, *self._waiting]:
+            self._instruct(other, self._waiting.pop(other, []))
+
+    # ── following ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _follow(self) -> None:
+        while self._outcome is None:
+            messages = self._endpoint.receive(0.1)
+            if self._cancelled.is_set():
+                raise CancelledError("the run was cancelled")
+            self._carry_out(self._coordinator.on(*[_died(death) for death in self.launcher.deaths()]))
+            events: list[Event] = []
+            for frames in messages:
+                report: RankReport = pickle.loads(frames[0])
+                events += report.events
+                if report.times is not None:
+                    self._times[report.rank] = report.times
+            for event in events:
+                if isinstance(event, m.Joined):
+                    self._welcome(event)
+                elif isinstance(event, m.Returned):
+                    self.results[event.rank] = event.result
+                elif isinstance(event, m.Failed):
+                    self._look_for_first_cause(event)
+            self._carry_out(self._coordinator.on(*events))
+            self._show()
+        if isinstance(self._outcome, m.Fail):
+            raise self._error_of(self._outcome)
+
+    def _look_for_first_cause(self, failed: m.Failed) -> None:
+        """A rank of a world of several may fail because another one was killed: then the death is the cause."""
+        if self.plan.stages[failed.rank.stage].size == 1 or self._outcome is not None:
+            return
+        deadline = time.monotonic() + FIRST_CAUSE_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            deaths = self.launcher.deaths()
+            if deaths:
+                self._carry_out(self._coordinator.on(*[_died(death) for death in deaths]))
+                return
+            self._endpoint.receive(left)
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        by_rank: dict[RankId, list[Action]] = defaultdict(list)
+        for action in actions:
+            if isinstance(action, m.EpochBalanced):
+                self._balanced.add((action.stage, action.epoch))
+            elif isinstance(action, m.Finish | m.Fail):
+                self._outcome = action
+            else:
+                by_rank[action.rank].append(action)
+        for rank, of_rank in by_rank.items():
+            self._instruct(rank, of_rank)
+
+    def _instruct(self, rank: RankId, actions: list[Action]) -> None:
+        """Send actions in their order; they wait while the rank, or one that it is to send to, has not joined."""
+        actions = self._waiting.pop(rank, []) + actions
+        ready = len(actions)
+        if rank not in self._addresses:
+            ready = 0
+        for number, action in enumerate(actions):
+            if isinstance(action, m.Send) and action.to not in self._addresses:
+                ready = min(ready, number)
+                break
+        if ready < len(actions):
+            self._waiting[rank] = actions[ready:]
+        if ready:
+            new = {a.to for a in actions[:ready] if isinstance(a, m.Send)} - self._told[rank]
+            self._told[rank] |= new
+            addresses = {other: self._addresses[other] for other in new}
+            self._endpoint.send(self._addresses[rank], [pickle.dumps(Instructions(actions[:ready], addresses))])
+
+    def _error_of(self, fail: m.Fail) -> BaseException:
+        if fail.kind == "user":
+            assert fail.error is not None
+            return failure.restore(pickle.loads(fail.error))
+        if fail.kind == "ledger":
+            return LedgerError(fail.message)
+        if fail.kind == "died":
+            return (RankKilledError if "was killed" in fail.message else RankError)(fail.message)
+        return GheeError(fail.message)
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell_stop(self) -> None:
+        for address in self._addresses.values():
+            self._endpoint.send(address, [pickle.dumps(Instructions([], {}, stop=True))])
+
+    def _stop_ranks(self) -> None:
+        self._tell_stop()
+        self.launcher.stop(STOP_SECONDS)
+        for thread in self._hosted:
+            thread.join(STOP_SECONDS)
+
+    # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._observe is not None and now - self._observed > 0.2:
+            self._observed = now
+            self._observe(self.report())
+
+    def report(self) -> Report:
+        """What was measured so far."""
+        ended = self._ended or time.time()
+        if not hasattr(self, "_coordinator"):
+            return Report(self.run_id, ended - self._began, epochs=self.plan.epochs)
+        ledger = self._coordinator.ledger
+        stages: list[StageReport] = []
+        for stage in self.plan.stages:
+            times = [self._times[rank] for rank in list(self._times) if rank.stage == stage.index]
+            entries = [entry for (index, _), entry in list(ledger.entries.items()) if index == stage.index]
+            stages.append(summarize_stage(stage.name, stage.kind, stage.size, times, entries))
+        ends = [s.index for s in self.plan.stages if not self._coordinator.children[s.index]]
+        firsts = [t.first_batch for r, t in list(self._times.items()) if r.stage in ends and t.first_batch]
+        edges = self._coordinator.edges
+        expected = sum(edge.epochs for edge in edges)
+        limit, advice = find_limit(stages, [stage.parent for stage in self.plan.stages])
+        return Report(
+            self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
+            sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
+            len(self._balanced) == expected, stages, limit, advice,
+        )  # fmt: skip
+
+
+def _died(death: Death) -> m.Died:
+    return m.Died(death.rank, death.reason)

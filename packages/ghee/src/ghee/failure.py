@@ -1,0 +1,79 @@
+"""A failure on its way from a rank to the user: its own type, the user's line, the place, the remote traceback."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import pickle
+import sysconfig
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+
+import cloudpickle
+
+from ghee.errors import RankError, RemoteTraceback
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What happened in a rank. `error` is the pickled exception, None if it does not pickle."""
+
+    type_name: str
+    message: str
+    line: str
+    where: str
+    traceback: str
+    error: bytes | None
+
+
+def capture(error: BaseException, where: str) -> Failure:
+    """Describe an exception that is being handled; `where` names stage, rank and batch."""
+    pickled: bytes | None = None
+    try:
+        data = cloudpickle.dumps(error)
+        pickle.loads(data)
+        pickled = data
+    except Exception:  # an exception that does not survive the way is told by its name
+        pass
+    trace = _without_ours(error.__traceback__)
+    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return Failure(type(error).__name__, str(error), _users_line(trace), where, text, pickled)
+
+
+def restore(failure: Failure) -> BaseException:
+    """The exception to raise: the user's own type, with a note and the remote traceback as its cause."""
+    error: BaseException | None = None
+    if failure.error is not None:
+        try:
+            error = pickle.loads(failure.error)
+        except Exception:
+            error = None
+    if error is None:
+        error = RankError(f"{failure.type_name}: {failure.message}")
+    error.__traceback__ = None
+    error.__cause__ = RemoteTraceback(failure.traceback)
+    error.add_note(f"{failure.line}\n{failure.where}" if failure.line else failure.where)
+    return error
+
+
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """Skip the frames of ghee that lead to the user's function."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS) and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace
+
+
+def _users_line(trace: TracebackType | None) -> str:
+    """The innermost line that is neither ours nor an installed package's: `file:line in function: source`."""
+    best: traceback.FrameSummary | None = None
+    for frame in traceback.extract_tb(trace):
+        if not frame.filename.startswith((_OURS, *_INSTALLED, "<frozen")) and "site-packages" not in frame.filename:
+            best = frame
+    if best is None:
+        return ""
+    source = best.line or linecache.getline(best.filename, best.lineno or 0).strip()
+    return f"{best.filename}:{best.lineno} in {best.name}" + (f": {source}" if source else "")

@@ -1,0 +1,238 @@
+"""`open_source` and `open_sink`: which source or sink a user's argument means, and whether its options make sense."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ghee.errors import PipelineError
+from ghee.io.contract import Sink, Source
+from ghee.io.files import Expected, FileOptions, FileSource
+from ghee.io.formats import format_of, named
+from ghee.io.iterable import IterableSource
+from ghee.io.location import locate
+from ghee.io.sinks.files import FileSink, SinkOptions
+from ghee.io.sinks.formats import WRITERS
+from ghee.io.sinks.memory import CallbackSink, ListSink
+
+DEFAULT_BATCH_SIZE = 4096
+DEFAULT_BUFFER = 1 << 16  # rows; at least 16 batches
+DEFAULT_ROWS_PER_FILE = 1 << 20
+MODES = ("error", "overwrite", "append")
+
+
+def open_source(
+    source: object,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Any = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    shuffle: int | None = None,
+    shuffle_buffer: int | None = None,
+    limit: int | None = None,
+    format: str | None = None,
+    filesystem: Any = None,
+    split_rows: int | None = None,
+    schema: Any = None,
+) -> Source:
+    """What is to be read; nothing is read yet.
+
+    `source` is a path, glob, folder or URL, or a list of them; an object with `__ghee_source__()`, which says
+    {"paths", "rows", "format", "partitioning", "digest"}; or a Python iterable of batches (a list, a generator, a
+    function without arguments that returns an iterable), which takes none of the options.
+
+    `columns`: the columns to read, in this order. `filter`: a pyarrow.compute.Expression, or a list of tuples as
+    pyarrow.parquet takes them; only rows for which it is true are read. `batch_size` in rows: every batch of a split
+    but its last has as many. `shuffle`: a seed. `shuffle_buffer`: rows within which rows are permuted. `limit`: rows in
+    total and per epoch, the first in source order. `format`: "parquet", "csv", "tsv", "jsonl" or "arrow", where names
+    do not say it. `filesystem`: of pyarrow or fsspec. `split_rows`: rows per split, about, in place of our choice.
+    `schema` (pyarrow.Schema): types of columns of CSV and JSON lines, in place of what the first rows suggest.
+
+    Raises PipelineError with everything that is wrong with the arguments.
+    """
+    given = {"columns": columns, "filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit}
+    given |= {"format": format, "filesystem": filesystem, "split_rows": split_rows, "schema": schema}
+    dataset = _dataset(source)
+    paths = _paths(source) if dataset is None else dataset["paths"]
+    if paths is None:
+        return _iterable(source, [name for name, value in given.items() if value is not None])
+    if dataset is not None and format is None:
+        format = dataset.get("format")
+    problems = _source_problems(columns, batch_size, shuffle, limit, shuffle_buffer, split_rows)
+    expression = None
+    try:
+        expression = _expression(filter)
+    except PipelineError as error:
+        problems.append(str(error))
+    if format is not None:
+        try:
+            named(format)
+        except PipelineError as error:
+            problems.append(str(error))
+    if schema is not None and not isinstance(schema, pa.Schema):
+        problems.append(f"schema={schema!r} is no pyarrow.Schema.")
+    if not paths:
+        problems.append("The list of paths is empty.")
+    if problems:
+        raise PipelineError(" ".join(problems))
+    options = FileOptions(
+        columns=None if columns is None else tuple(columns),
+        filter=expression,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        shuffle_buffer=max(DEFAULT_BUFFER, 16 * batch_size) if shuffle_buffer is None else shuffle_buffer,
+        limit=limit,
+        format=format,
+        split_rows=split_rows,
+        schema=schema,
+    )
+    expected = Expected() if dataset is None else Expected(dataset.get("rows"), dataset.get("digest"))
+    places = tuple(locate(path, filesystem) for path in paths)
+    kinds = {(type(place.filesystem), place.filesystem.type_name) for place in places}
+    if len(kinds) > 1 or any(not place.filesystem.equals(places[0].filesystem) for place in places):
+        raise PipelineError(f"One source reads one filesystem; these are several: {[place.given for place in places]}.")
+    return FileSource(places, options, expected, None if dataset is None else dataset.get("partitioning"))
+
+
+def open_sink(
+    target: object,
+    *,
+    mode: str = "error",
+    format: str | None = None,
+    rows_per_file: int = DEFAULT_ROWS_PER_FILE,
+    partition_by: str | Sequence[str] | None = None,
+    filesystem: Any = None,
+) -> Sink:
+    """Where to write; nothing is written yet.
+
+    `target` is a folder (path or URL; it is made where it does not exist), a Python list that batches are appended to,
+    or a function that is called with each batch. Lists and functions live in the driver's process and take no options.
+
+    `mode`: "error" fails where there is output already, "overwrite" replaces it once the new one is complete, "append"
+    adds files. `format`: "parquet", "csv", "jsonl" or "arrow"; by default the target's suffix, else Parquet.
+    `rows_per_file`: a file is closed at so many rows. `partition_by`: columns that become `key=value` folders.
+
+    Raises PipelineError with everything that is wrong with the arguments.
+    """
+    keys = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by or ())
+    if not isinstance(target, (str, os.PathLike)):
+        changed = [n for n, v in (("format", format), ("filesystem", filesystem), ("partition_by", partition_by)) if v]
+        changed += ["mode"] if mode != "error" else []
+        if changed:
+            raise PipelineError(f"{', '.join(changed)}: a {type(target).__name__} as a sink takes no options.")
+        if isinstance(target, list):
+            return ListSink(target)
+        if callable(target):
+            return CallbackSink(target)
+        raise PipelineError(
+            f"{type(target).__name__} is no sink; allowed are a path or URL of a folder, a list, "
+            "and a function of one batch."
+        )
+    problems = []
+    if mode not in MODES:
+        problems.append(f"mode={mode!r} is none of {', '.join(map(repr, MODES))}.")
+    kind = format or format_of(os.fspath(target)) or "parquet"
+    if kind not in WRITERS:
+        problems.append(f"format={kind!r} is not written; allowed are {', '.join(map(repr, WRITERS))}.")
+    problems += _positive("rows_per_file", rows_per_file)
+    if len(set(keys)) != len(keys) or not all(isinstance(key, str) and key for key in keys):
+        problems.append(f"partition_by={partition_by!r} must name different columns.")
+    if problems:
+        raise PipelineError(" ".join(problems))
+    return FileSink(locate(target, filesystem), SinkOptions(mode, kind, rows_per_file, keys))
+
+
+def _dataset(source: object) -> dict[str, Any] | None:
+    make = getattr(source, "__ghee_source__", None)
+    if make is None or isinstance(source, type):
+        return None
+    said = make()
+    if not isinstance(said, Mapping) or not _is_paths(said.get("paths")):
+        raise PipelineError(
+            f"{type(source).__name__}.__ghee_source__() returned {said!r}; it returns a dict with "
+            '"paths" (a list), and "rows", "format", "partitioning", "digest" where they are known.'
+        )
+    return dict(said)
+
+
+def _is_paths(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in value)
+
+
+def _paths(source: object) -> list[Any] | None:
+    if isinstance(source, (str, os.PathLike)):
+        return [source]
+    if isinstance(source, (list, tuple)) and source and _is_paths(source):
+        return list(source)
+    return None
+
+
+def _iterable(source: object, options: list[str]) -> Source:
+    advice = {
+        "DataFrame": "Give [frame] to read it as one batch.",
+        "Table": "Give table.to_batches(max_chunksize=…) to read it in batches.",
+        "RecordBatch": "Give [batch] to read it as one batch.",
+        "ndarray": "Give a list of batches, for example numpy.array_split(array, n).",
+        "Tensor": "Give a list of batches, for example tensor.split(n).",
+    }.get(type(source).__name__)
+    unusable = isinstance(source, (bytes, bytearray, Mapping)) or advice is not None
+    if unusable or not (isinstance(source, Iterable) or callable(source)):
+        raise PipelineError(
+            f"{type(source).__name__} is no source; allowed are a path, glob, folder or URL, a list of them, a dataset "
+            "with __ghee_source__(), and an iterable of batches or a function that returns one."
+            + (f" {advice}" if advice else "")
+        )
+    if options:
+        raise PipelineError(
+            f"{', '.join(options)}: a Python iterable gives its batches as they are and takes none of these; "
+            "do it in the iterable."
+        )
+    items: Iterable[Any] | Callable[[], Iterable[Any]] = source
+    return IterableSource(items)
+
+
+def _source_problems(
+    columns: Sequence[str] | None, batch_size: Any, shuffle: Any, limit: Any, buffer: Any, split_rows: Any
+) -> list[str]:
+    problems = _positive("batch_size", batch_size)
+    for name, value in (("limit", limit), ("shuffle_buffer", buffer), ("split_rows", split_rows)):
+        problems += [] if value is None else _positive(name, value)
+    if shuffle is not None and (isinstance(shuffle, bool) or not isinstance(shuffle, int)):
+        problems.append(f"shuffle={shuffle!r} is no seed; give a whole number, as in shuffle=0.")
+    if shuffle is None and buffer is not None:
+        problems.append("shuffle_buffer= without shuffle= does nothing; give a seed, as in shuffle=0.")
+    if columns is not None and (
+        isinstance(columns, str)
+        or not columns
+        or not all(isinstance(c, str) for c in columns)
+        or len(set(columns)) != len(columns)
+    ):
+        problems.append(f"columns={columns!r} must be a list of different column names.")
+    return problems
+
+
+def _positive(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        return [f"{name}={value!r} must be a whole number of rows, 1 or more."]
+    return []
+
+
+def _expression(filter: Any) -> Any:
+    if filter is None:
+        return None
+    import pyarrow.compute as pc
+
+    if isinstance(filter, pc.Expression):
+        return filter
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.filters_to_expression(filter)
+    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+        raise PipelineError(
+            f"filter={filter!r} is no filter ({error}); give a pyarrow.compute expression, pc.field('x') > 3, "
+            "or a list of tuples, [('x', '>', 3)]."
+        ) from error

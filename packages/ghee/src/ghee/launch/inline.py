@@ -1,0 +1,66 @@
+"""Every rank as a thread of this process, so that a debugger stops in the user's code."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from ghee.launch.contract import Death, World
+from ghee.protocol.messages import RankId
+from ghee.rank import run_rank
+from ghee.transfer.contract import Endpoint, Store
+from ghee.transfer.inproc import CopyStore, Exchange
+from ghee.transfer.manager import TransferManager
+
+
+class InlineLauncher:
+    """Threads and queues. MPI's COMM_WORLD is this process's; `ghee.rank()` and `ghee.size()` are the rank's own."""
+
+    def __init__(self) -> None:
+        self._exchange = Exchange()
+        self._threads: list[threading.Thread] = []
+        self._driver = ""
+
+    def check(self, worlds: Sequence[World]) -> None:
+        """Threads always fit."""
+
+    def endpoint(self) -> Endpoint:
+        """The driver's queue."""
+        endpoint = self._exchange.endpoint()
+        self._driver = endpoint.address
+        return endpoint
+
+    def member(self) -> tuple[Endpoint, Store]:
+        """A queue for one more thread."""
+        return self._exchange.endpoint(), CopyStore()
+
+    def start(self, worlds: Sequence[World]) -> None:
+        """Start a thread for each rank."""
+        for world in worlds:
+            for number, rank in enumerate(world.ranks):
+                self._threads.append(threading.Thread(
+                    target=self._run, args=(rank, world, number), name=f"{world.name} {rank.index}", daemon=True,
+                ))  # fmt: skip
+                self._threads[-1].start()
+
+    def _run(self, rank: RankId, world: World, number: int) -> None:
+        manager = TransferManager(rank, *self.member(), self._driver)
+        try:
+            run_rank(manager, world.name, number, world.size, inline=True)
+        finally:
+            manager.close()
+
+    def joined(self, rank: RankId, pid: int) -> None:
+        """Nothing to watch."""
+
+    def deaths(self) -> list[Death]:
+        """Threads do not die without saying why."""
+        return []
+
+    def stop(self, seconds: float) -> None:
+        """Wait for the threads; a function that does not return cannot be killed in a thread."""
+        for thread in self._threads:
+            thread.join(seconds)
+
+    def close(self) -> None:
+        """Nothing was put down."""

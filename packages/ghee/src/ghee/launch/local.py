@@ -1,0 +1,292 @@
+"""Every stage as MPI worlds of processes on this machine, started by `mpiexec` of the `mpich` wheel.
+
+What belongs to a run lies in one folder that only this user can enter: the sockets, the run's keys, the pipes of the
+ranks' output. It goes when the run ends; if the driver is killed, the ranks notice (they hold a pidfd of it), remove
+the folder and end.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ghee.errors import MachineError
+from ghee.launch.contract import Death, World
+from ghee.launch.memory import oom_kills
+from ghee.launch.output import Output
+from ghee.protocol.messages import RankId
+from ghee.resources import format_bytes
+from ghee.transfer.contract import Endpoint, Store
+from ghee.transfer.frames import FrameStore
+from ghee.transfer.shm import SharedStore
+from ghee.transfer.zeromq import Keys, ZmqEndpoint
+
+MPICH_SHARED_MEMORY = 8 << 20
+"""Bytes of /dev/shm that a world of MPICH may use for each of its ranks (measured: benchmarks/shared_memory.py)."""
+
+_EXIT_STRING = re.compile(r"EXIT STRING: (.+?) \(signal (\d+)\)")
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What a rank's process needs to join; it lies in the run's folder, readable for this user only."""
+
+    driver: str
+    driver_pid: int
+    keys: Keys
+    folder: str
+    path: list[str]
+    carrier: str
+
+
+@dataclass
+class _Process:
+    world: World
+    popen: subprocess.Popen[bytes]
+    log: Path
+    pids: dict[RankId, int]
+
+
+class LocalLauncher:
+    """Worlds on this machine.
+
+    `carrier` is "shm", or "tcp" to have the bytes carried as they are between hosts.
+    """
+
+    def __init__(self, logs: Path, line: Callable[[str, str], None] | None = None, carrier: str = "shm") -> None:
+        """`logs` is the folder of the logs; `line` is called with (source, line) for each line that a rank prints."""
+        self._mpiexec = _find_mpiexec()
+        self._carrier = carrier
+        self._logs = logs
+        self._keys = Keys.make()
+        self._folder = tempfile.mkdtemp(prefix="ghee-")
+        self._output = Output(logs, line)
+        self._processes: list[_Process] = []
+        self._watched: dict[int, RankId] = {}
+        self._deaths: list[Death] = []
+        self._dead: set[RankId] = set()
+        self._endpoint: ZmqEndpoint | None = None
+        self._stopping = False
+        self._members = 0
+        self._oom_kills = oom_kills()
+        self._watcher: threading.Thread | None = None
+        self._poll = select.epoll()
+        self._unwatch, self._unwatch_end = os.pipe2(os.O_CLOEXEC)
+        self._poll.register(self._unwatch, select.EPOLLIN)
+
+    # ── the contract ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def check(self, worlds: Sequence[World]) -> None:
+        """Raise MachineError where /dev/shm is too small for MPI."""
+        needed = sum(world.size for world in worlds if world.size > 1) * MPICH_SHARED_MEMORY
+        free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+        if free < needed:
+            raise MachineError(
+                f"/dev/shm has {format_bytes(free)} free, but MPI needs about {format_bytes(needed)} there for "
+                f"{sum(world.size for world in worlds if world.size > 1)} ranks; enlarge it "
+                f"(mount -o remount,size={format_bytes(2 * needed)} /dev/shm; docker run --shm-size={format_bytes(2 * needed)}; "
+                "on Kubernetes an emptyDir with medium: Memory) or ask for fewer replicas"
+            )
+
+    def endpoint(self) -> Endpoint:
+        """The driver's inbox."""
+        self._endpoint = ZmqEndpoint(self._bind("driver"), self._keys)
+        return self._endpoint
+
+    def _bind(self, name: str) -> str:
+        return f"ipc://{self._folder}/{name}"
+
+    def member(self) -> tuple[Endpoint, Store]:
+        """An inbox for a rank in a thread of this process."""
+        self._members += 1
+        return ZmqEndpoint(self._bind(f"hosted-{self._members}"), self._keys), make_store(self._carrier)
+
+    def start(self, worlds: Sequence[World]) -> None:
+        """Start `mpiexec` for each world."""
+        assert self._endpoint is not None
+        bootstrap = Path(self._folder, "bootstrap")
+        if not bootstrap.exists():
+            content = Bootstrap(self._endpoint.address, os.getpid(), self._keys, self._folder, sys.path, self._carrier)
+            bootstrap.touch(mode=0o600)
+            bootstrap.write_bytes(pickle.dumps(content))
+        for world in worlds:
+            self._start(world, bootstrap)
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="ghee watcher", daemon=True)
+            self._watcher.start()
+
+    def _start(self, world: World, bootstrap: Path) -> None:
+        for rank in world.ranks:
+            self._output.add(rank, world.name, os.path.join(self._folder, f"output-{rank.stage}-{rank.index}-{rank.life}"))
+        log = self._logs / f"mpiexec-{world.name}-{world.replica}.log"
+        names = [str(value) for value in (world.stage, world.first, world.life)]
+        command = [
+            self._mpiexec,
+            "-launcher",
+            "fork",
+            "-n",
+            str(world.size),
+            sys.executable,
+            "-m",
+            "ghee.launch.process",
+        ]
+        with log.open("ab") as out:
+            popen = subprocess.Popen(
+                [*command, str(bootstrap), world.name, *names],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        self._processes.append(_Process(world, popen, log, {}))
+        self._poll.register(os.pidfd_open(popen.pid), select.EPOLLIN)
+
+    def joined(self, rank: RankId, pid: int) -> None:
+        """Watch the rank's process."""
+        process = next((p for p in self._processes if rank in p.world.ranks), None)
+        if process is None:
+            return
+        process.pids[rank] = pid
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._on_rank_gone(rank)
+            return
+        self._watched[descriptor] = rank
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def deaths(self) -> list[Death]:
+        """What the watcher has seen."""
+        found, self._deaths = self._deaths, []
+        return found
+
+    def stop(self, seconds: float) -> None:
+        """Wait for every `mpiexec`; kill what is left."""
+        self._stopping = True
+        deadline = time.monotonic() + seconds
+        for process in self._processes:
+            try:
+                process.popen.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._kill(process)
+
+    def close(self) -> None:
+        """Kill, stop watching, remove the folder."""
+        self._stopping = True
+        for process in self._processes:
+            self._kill(process)
+        if self._watcher is not None:
+            os.write(self._unwatch_end, b"x")
+            self._watcher.join()
+            self._watcher = None
+        if not self._poll.closed:
+            for descriptor in [*self._watched, self._unwatch, self._unwatch_end]:
+                os.close(descriptor)
+            self._poll.close()
+        self._output.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _kill(self, process: _Process) -> None:
+        for pid in process.pids.values():
+            _signal(pid)
+        if process.popen.poll() is None:
+            try:
+                os.killpg(process.popen.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.popen.wait()
+
+    def _watch(self) -> None:
+        """A thread of its own: waits for processes to end, however long the driver is busy."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._unwatch:
+                    return
+                self._poll.unregister(descriptor)
+                rank = self._watched.pop(descriptor, None)
+                os.close(descriptor)
+                if not self._stopping:
+                    if rank is not None:
+                        self._on_rank_gone(rank)
+                    else:
+                        self._on_world_gone()
+
+    def _on_rank_gone(self, rank: RankId) -> None:
+        process = next(p for p in self._processes if rank in p.world.ranks)
+        if any(other in self._dead for other in process.world.ranks):
+            return  # mpiexec ends the others of its world: not a cause
+        self._dead.add(rank)
+        try:
+            process.popen.wait(2.0)  # it knows the signal
+        except subprocess.TimeoutExpired:
+            pass
+        self._report(process, rank)
+
+    def _on_world_gone(self) -> None:
+        for process in self._processes:
+            if process.popen.poll() is not None and not any(rank in self._dead for rank in process.world.ranks):
+                left = [rank for rank in process.world.ranks if rank not in process.pids]
+                rank = left[0] if left else process.world.ranks[0]
+                self._dead.add(rank)
+                self._report(process, rank)
+
+    def _report(self, process: _Process, rank: RankId) -> None:
+        killed, how = _how_it_ended(process.popen.returncode, process.log.read_text(errors="replace"))
+        if killed and oom_kills() > self._oom_kills:
+            how += (
+                " by the kernel, which was out of memory (the cgroup's limit): give the stage fewer ranks or smaller batches"
+            )
+        elif how.startswith("was killed by SIGKILL"):
+            how += " (kill -9 by someone, or the kernel out of memory: see dmesg)"
+        pid = process.pids.get(rank)
+        when = f"process {pid}" if pid else "before it had joined the run"
+        tail = self._output.tail(rank) or "".join(process.log.read_text(errors="replace").splitlines(True)[:15])
+        reason = f"rank {rank.index} of stage {process.world.name!r} ({when}) {how}; its log is {self._output.log(rank)}"
+        if tail:
+            reason += f", its last lines:\n{tail}"
+        self._deaths.append(Death(rank, reason, killed))
+        if self._endpoint is not None:
+            self._endpoint.wake()
+
+
+def make_store(carrier: str) -> Store:
+    """The store of a carrier: "shm" or "tcp"."""
+    return SharedStore() if carrier == "shm" else FrameStore()
+
+
+def _how_it_ended(code: int | None, log: str) -> tuple[bool, str]:
+    found = _EXIT_STRING.search(log)
+    if found:
+        return True, f"was killed by {signal.Signals(int(found[2])).name}"
+    if code is not None and code < 0:
+        return True, f"lost its mpiexec, which was killed by {signal.Signals(-code).name}"
+    if code is None:
+        return True, "is gone, and mpiexec does not say why"
+    return False, f"ended by itself with exit code {code}, without having returned from its function"
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _find_mpiexec() -> str:
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise MachineError('no mpiexec was found; pip install mpich brings one (on="inline" needs none)')
+    return found

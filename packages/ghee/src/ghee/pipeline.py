@@ -1,0 +1,257 @@
+"""Pipelines as data: what is read, which functions run on which resources, where the results go. Nothing runs here."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ghee.errors import PipelineError
+from ghee.protocol.messages import Tail
+from ghee.resources import Resources, parse_bytes, parse_resources
+
+Kind = Literal["read", "map", "loop", "write"]
+
+DEFAULT_CREDIT = 64 << 20
+"""Bytes that may lie in the inbox of a rank, and again in its outbox, unless the stage says otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A task at its place in a pipeline. `parent` is None for the source.
+
+    `payload` is the source that `read` was given or the target that `write` was given; `options` are theirs.
+    """
+
+    kind: Kind
+    name: str
+    parent: Stage | None
+    resources: Resources
+    function: Callable[..., Any] | None = None
+    payload: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    credit: int = DEFAULT_CREDIT
+    tail: Tail = Tail.DROP
+    ordered: bool = False
+    own_ranks: bool = True
+
+    @property
+    def epochs(self) -> int:
+        """The source's passes."""
+        return int(self.root.options["epochs"])
+
+    @property
+    def root(self) -> Stage:
+        """The source."""
+        return self if self.parent is None else self.parent.root
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """A source with stages after it, perhaps in several branches. Made by `ghee.read`; run by `ghee.run`.
+
+    Every method returns a new pipeline; this one stays as it is, so that several can grow from one beginning.
+    """
+
+    ends: tuple[Stage, ...]
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        replicas: int = 1,
+        ranks: int = 1,
+        cpus: float | str = 1,
+        memory: int | str | None = None,
+        gpus: int = 0,
+        image: str | None = None,
+        credit: int | str = DEFAULT_CREDIT,
+    ) -> Pipeline:
+        """Call `function` once for each batch; it returns a batch, several (a generator), or None (dropped, counted).
+
+        A class is built once in each rank and its instances are called for each batch: load a model once, predict often.
+        A method `close`, if it has one, is called at the end. Each replica is an MPI world of `ranks` ranks of its own.
+        `credit` is in bytes: what may lie in the inbox of a rank, and as much again in its outbox.
+        """
+        resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
+        _callable("map", function)
+        return self._grow(
+            Stage("map", _name(name, function), self._end("map"), resources, function, credit=parse_bytes(credit))
+        )
+
+    def loop(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        replicas: int = 1,
+        ranks: int = 1,
+        cpus: float | str = 1,
+        memory: int | str | None = None,
+        gpus: int = 0,
+        image: str | None = None,
+        credit: int | str = DEFAULT_CREDIT,
+        tail: Literal["drop", "pad", "repeat", "error"] = "drop",
+        ordered: bool = False,
+    ) -> Pipeline:
+        """Call `function` once in each rank with the stream of batches (`ghee.Batches`); it may yield batches on.
+
+        All replicas together are one MPI world, and all its ranks get the same number of batches in every epoch. What
+        does not divide is dropped and counted (`tail="drop"`), filled up with batches of no rows ("pad"), with copies
+        ("repeat"), or fails the run ("error"). `ordered` delivers in the order of the source, the same in every run with
+        one seed; otherwise the batch that is ready first comes first.
+        """
+        resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
+        _callable("loop", function)
+        try:
+            rule = Tail(tail)
+        except ValueError:
+            raise PipelineError(f'tail={tail!r}: allowed are "drop", "pad", "repeat" and "error"') from None
+        stage = Stage(
+            "loop", _name(name, function), self._end("loop"), resources, function,
+            credit=parse_bytes(credit), tail=rule, ordered=ordered,
+        )  # fmt: skip
+        return self._grow(stage)
+
+    def write(
+        self,
+        target: Any,
+        *,
+        name: str = "write",
+        mode: Literal["error", "overwrite", "append"] = "error",
+        format: str | None = None,
+        partition_by: str | list[str] | None = None,
+        rows_per_file: int | None = None,
+        filesystem: Any = None,
+        replicas: int = 1,
+        cpus: float | str = 1,
+        memory: int | str | None = None,
+        image: str | None = None,
+    ) -> Pipeline:
+        """Write the batches to a folder (Parquet by default), append them to a list, or give them to a callback.
+
+        Files appear whole or not at all, when the run has ended well; `_ghee.json` beside them carries the row counts.
+        """
+        resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image)
+        options = {
+            "mode": mode, "format": format, "partition_by": partition_by,
+            "rows_per_file": rows_per_file, "filesystem": filesystem,
+        }  # fmt: skip
+        options = {key: value for key, value in options.items() if value is not None}
+        return self._grow(Stage("write", name, self._end("write"), resources, payload=target, options=options))
+
+    def _end(self, method: str) -> Stage:
+        if len(self.ends) != 1:
+            names = ", ".join(stage.name for stage in self.ends)
+            raise PipelineError(f".{method}() needs one end to go on from, this pipeline has several branches: {names}")
+        return self.ends[0]
+
+    def _grow(self, stage: Stage) -> Pipeline:
+        assert stage.parent is not None
+        if stage.parent.kind == "write":
+            raise PipelineError(f"nothing can follow {stage.parent.name!r}, which writes; grow a branch before it instead")
+        return replace(self, ends=(stage,))
+
+    def __str__(self) -> str:
+        from ghee.plan import explain
+
+        return explain(self)
+
+
+def read(
+    source: Any,
+    *,
+    columns: list[str] | None = None,
+    filter: Any = None,
+    batch_size: int = 4096,
+    epochs: int = 1,
+    shuffle: int | None = None,
+    shuffle_buffer: int | None = None,
+    limit: int | None = None,
+    format: str | None = None,
+    filesystem: Any = None,
+    replicas: int | None = None,
+    cpus: float | str = 1,
+    memory: int | str | None = None,
+    image: str | None = None,
+) -> Pipeline:
+    """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, or any Python iterable.
+
+    `batch_size` is in rows; a batch never spans two splits, so the last of a split may be smaller. `epochs` passes are
+    made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
+    `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
+    `replicas` gives the reading a stage of its own.
+    """
+    problems = [
+        f"{name}={value!r}: expected a whole number of at least 1"
+        for name, value in (("batch_size", batch_size), ("epochs", epochs))
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1
+    ]
+    if problems:
+        raise PipelineError("; ".join(problems))
+    resources = parse_resources(replicas=1 if replicas is None else replicas, cpus=cpus, memory=memory, image=image)
+    options = {
+        "columns": columns, "filter": filter, "batch_size": batch_size, "shuffle": shuffle,
+        "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem,
+    }  # fmt: skip
+    options = {key: value for key, value in options.items() if value is not None}
+    stage = Stage(
+        "read",
+        "read",
+        None,
+        resources,
+        payload=source,
+        options={**options, "epochs": epochs},
+        own_ranks=replicas is not None,
+    )
+    return Pipeline((stage,))
+
+
+def branches(*pipelines: Pipeline) -> Pipeline:
+    """Put together pipelines that grow from one beginning: it runs once, and every branch sees every batch.
+
+    Example:
+        ready = ghee.read("ratings/").map(preprocess, replicas=4)
+        ghee.run(ghee.branches(*(ready.loop(trial(lr), name=f"lr={lr}") for lr in (0.1, 0.01))))
+    """
+    ends = tuple(dict.fromkeys(end for pipeline in pipelines for end in pipeline.ends))
+    if len({id(end.root) for end in ends}) != 1:
+        raise PipelineError("branches must grow from the same ghee.read(...): keep it in a variable and go on from there")
+    return Pipeline(ends)
+
+
+def stages_of(pipeline: Pipeline) -> list[Stage]:
+    """All stages, the source first, each after its parent."""
+    found: dict[Stage, None] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.parent is not None:
+            visit(stage.parent)
+        found.setdefault(stage)
+
+    for end in pipeline.ends:
+        visit(end)
+    return list(found)
+
+
+def children_of(stage: Stage, stages: Iterable[Stage]) -> list[Stage]:
+    """The stages that follow a stage."""
+    return [other for other in stages if other.parent is stage]
+
+
+def _callable(method: str, function: object) -> None:
+    if not callable(function):
+        raise PipelineError(f".{method}() expects a function, a generator function or a class, got {function!r}")
+
+
+def _name(name: str | None, function: Any) -> str:
+    if name is not None:
+        return name
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not (inspect.isfunction(function) or isinstance(function, type)):
+        function = type(function)
+    return str(function.__name__).replace("<lambda>", "lambda")

@@ -1,0 +1,261 @@
+"""From a pipeline to what is launched: checks it, joins reading with the first stage, numbers stages and ranks."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+
+from ghee.errors import PickleError, PipelineError
+from ghee.pipeline import Pipeline, Stage, children_of, stages_of
+from ghee.protocol.coordinator import StageRules
+from ghee.protocol.messages import Tail
+from ghee.resources import Resources, format_bytes
+
+PREFETCH = 8
+"""Batches that a map rank may hold: enough to hide the way there and back, few enough that a slow rank hoards none."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage as it is launched.
+
+    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world.
+    """
+
+    index: int
+    kind: str
+    name: str
+    parent: int | None
+    resources: Resources
+    function: Callable[..., Any] | None
+    payload: Any
+    hosted: bool
+    one_world: bool
+    credit: int
+    tail: Tail
+    ordered: bool
+    depth: int
+    after_loop: bool
+    children: int
+
+    @property
+    def size(self) -> int:
+        """Ranks of the stage."""
+        return 1 if self.hosted else self.resources.size
+
+    @property
+    def rules(self) -> StageRules:
+        """What the protocol needs to know."""
+        most = PREFETCH if self.kind == "map" else 1 << 30
+        return StageRules(
+            self.index, self.kind, self.parent, self.size, self.credit, most,  # type: ignore[arg-type]
+            self.ordered, self.tail, self.depth, self.after_loop,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is launched: the opened source, the opened sinks (as payloads), and the stages with stage 0 reading."""
+
+    source: Any
+    epochs: int
+    stages: tuple[PlannedStage, ...]
+
+
+def make_plan(pipeline: Pipeline) -> Plan:
+    """Check the pipeline whole and plan it. Raises PipelineError, PickleError, SourceError and SinkError."""
+    from ghee.io import open_sink, open_source
+
+    if not isinstance(pipeline, Pipeline):
+        raise PipelineError(f"expected a pipeline (ghee.read(...)...), got {pipeline!r}")
+    stages = stages_of(pipeline)
+    _check(stages)
+    root = stages[0]
+    options = {key: value for key, value in root.options.items() if key != "epochs"}
+    source = open_source(root.payload, **options)
+    if hasattr(source, "check_epochs"):
+        source.check_epochs(root.epochs)
+    names = _names(stages)
+    joined = _joined(root, stages, source.hosted)
+    kept = [stage for stage in stages if stage is not joined]
+    numbers = {stage: number for number, stage in enumerate(kept)}
+    if joined is not None:
+        numbers[joined] = 0
+    planned = []
+    for stage in kept:
+        working = joined if stage is root and joined is not None else stage
+        payload: Any = None
+        if stage is root:
+            payload = source
+        elif stage.kind == "write":
+            payload = open_sink(stage.payload, **stage.options)
+        parent = None if stage is root else numbers[stage.parent]  # type: ignore[index]
+        planned.append(
+            PlannedStage(
+                index=numbers[stage],
+                kind=stage.kind,
+                name=names[working],
+                parent=parent,
+                resources=working.resources,
+                function=working.function,
+                payload=payload,
+                hosted=bool(getattr(payload, "hosted", False)),
+                one_world=stage.kind == "loop",
+                credit=working.credit,
+                tail=stage.tail,
+                ordered=any(_is_before(stage, other) for other in kept if other.ordered),
+                depth=_depth(stage, joined),
+                after_loop=_after_loop(stage),
+                children=len(children_of(working, stages)),
+            )
+        )
+    for planned_stage in planned:
+        if not planned_stage.hosted:
+            _check_pickles(planned_stage)
+    return Plan(source, root.epochs, tuple(planned))
+
+
+def _joined(root: Stage, stages: list[Stage], hosted: bool) -> Stage | None:
+    """The map whose ranks read for themselves."""
+    first = children_of(root, stages)
+    join = len(first) == 1 and first[0].kind == "map" and not hosted and not root.own_ranks
+    return first[0] if join else None
+
+
+def _check(stages: list[Stage]) -> None:
+    problems = []
+    for stage in stages:
+        children = children_of(stage, stages)
+        if not children and stage.kind in ("read", "map"):
+            problems.append(
+                f"the pipeline ends in {stage.name!r}, whose batches go nowhere: "
+                "add .loop(function), or .write(folder), .write(list) or .write(callback)"
+            )
+        plain = inspect.isfunction(stage.function) and not inspect.isgeneratorfunction(stage.function)
+        if children and stage.kind == "loop" and plain:
+            problems.append(f"{children[0].name!r} follows the loop {stage.name!r}, which never yields a batch to it")
+        if stage.ordered and _after_loop(stage):
+            problems.append(f"{stage.name!r} is ordered, but comes after a loop, whose output has no order of the source")
+    if problems:
+        raise PipelineError("; ".join(problems))
+
+
+def _names(stages: list[Stage]) -> dict[Stage, str]:
+    names: dict[Stage, str] = {}
+    for stage in stages:
+        name, number = stage.name, 2
+        while name in names.values():
+            name, number = f"{stage.name}-{number}", number + 1
+        names[stage] = name
+    return names
+
+
+def _is_before(stage: Stage, other: Stage) -> bool:
+    """Whether a batch passes through `stage` on its way into `other`."""
+    at: Stage | None = other
+    while at is not None and at is not stage:
+        at = at.parent
+    return at is stage
+
+
+def _depth(stage: Stage, joined: Stage | None) -> int:
+    """How many functions a batch has passed through before the stage; reading itself counts as one."""
+    depth, at = 0, stage.parent
+    while at is not None:
+        depth += at is not joined
+        at = at.parent
+    return depth
+
+
+def _after_loop(stage: Stage) -> bool:
+    at = stage.parent
+    while at is not None and at.kind != "loop":
+        at = at.parent
+    return at is not None
+
+
+def _check_pickles(stage: PlannedStage) -> None:
+    for what, value in (("function", stage.function), ("source or target", stage.payload)):
+        try:
+            cloudpickle.dumps(value)
+        except Exception as error:
+            culprit = find_unpicklable(value)
+            raise PickleError(
+                f"the {what} of stage {stage.name!r} cannot be sent to its ranks: {culprit or error}; "
+                "make it inside the function, or give a class that makes it in __init__"
+            ) from error
+
+
+def find_unpicklable(value: Any, path: str = "", depth: int = 0) -> str | None:
+    """Name the object inside a function or object that keeps it from being pickled: "`lock` (a _thread.lock) in ..."."""
+    for name, inner in _parts(value):
+        try:
+            cloudpickle.dumps(inner)
+        except Exception:
+            deeper = find_unpicklable(inner, f"{path}{name}.", depth + 1) if depth < 4 else None
+            kind = type(inner)
+            return deeper or f"`{path}{name}` is a {kind.__module__}.{kind.__qualname__}, which cannot be pickled"
+    return None
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, functools.partial):
+        arguments = [(f"argument {number}", part) for number, part in enumerate(value.args)]
+        return [("func", value.func), *arguments, *value.keywords.items()]
+    if inspect.isfunction(value):
+        found = inspect.getclosurevars(value)
+        return [*found.nonlocals.items(), *found.globals.items(), *_defaults(value)]
+    if isinstance(value, dict):
+        return [(str(key), part) for key, part in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"item {number}", part) for number, part in enumerate(value)]
+    if inspect.ismethod(value):
+        return [("__self__", value.__self__)]
+    if isinstance(value, type):
+        return [(name, part) for name, part in vars(value).items() if inspect.isfunction(part)]
+    return list(getattr(value, "__dict__", {}).items())
+
+
+def _defaults(function: Any) -> list[tuple[str, Any]]:
+    return [
+        (name, parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
+    ]
+
+
+def explain(pipeline: Pipeline) -> str:
+    """The pipeline as a tree with its resources, without running it."""
+    stages = stages_of(pipeline)
+    lines: list[str] = []
+
+    def line(stage: Stage) -> str:
+        if stage.kind == "read":
+            options = ", ".join(f"{key}={value!r}" for key, value in stage.options.items())
+            where = f"; {stage.resources}" if stage.own_ranks else ""
+            return f"read {_short(stage.payload)}  ({options}{where})"
+        if stage.kind == "write":
+            return f"{stage.name} → {_short(stage.payload)}  ({stage.resources})"
+        extra = "" if stage.kind == "map" else f", tail={stage.tail.value}{', ordered' if stage.ordered else ''}"
+        return f"{stage.kind} {stage.name}  ({stage.resources}, credit={format_bytes(stage.credit)}{extra})"
+
+    def visit(stage: Stage, prefix: str, last: bool, top: bool) -> None:
+        lines.append(line(stage) if top else f"{prefix}{'└─ ' if last else '├─ '}{line(stage)}")
+        below = children_of(stage, stages)
+        for number, child in enumerate(below):
+            visit(child, "" if top else prefix + ("   " if last else "│  "), number == len(below) - 1, False)
+
+    visit(stages[0], "", True, True)
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    text = f"a {type(value).__name__}" if not callable(value) else f"callback {getattr(value, '__name__', '')}"
+    return text if not isinstance(value, list) or not value or not isinstance(value[0], str) else ", ".join(value)

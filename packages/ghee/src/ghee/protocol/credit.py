@@ -1,0 +1,83 @@
+"""Credit: the bytes that receivers have said they will take, and who gets the next batch."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+from ghee.protocol.messages import RankId
+
+
+class Credit:
+    """What each receiver of an edge may still be sent.
+
+    Bytes are charged when a batch is given to a receiver and come back when it is done with it. A batch larger than
+    the whole credit passes when the receiver holds nothing else: a large batch is slow, never stuck. Bytes of a later
+    epoch never hold up an earlier one: when a batch is made again after a crash, what has been sent ahead of it does
+    not count (docs/protocol.md, "no epoch waits for a later one").
+    """
+
+    def __init__(self, receivers: Iterable[RankId], limit: int, most: int) -> None:
+        """`limit` in bytes and `most` in batches, both per receiver."""
+        self.limit = limit
+        self.most = most
+        self.used: dict[RankId, int] = {}
+        self._held: dict[RankId, dict[int, tuple[int, int]]] = {}
+        self._heap: list[tuple[int, RankId]] = []
+        for receiver in receivers:
+            self.add(receiver)
+
+    def add(self, receiver: RankId) -> None:
+        """A receiver joins with nothing in its inbox."""
+        self.used[receiver] = 0
+        self._held[receiver] = {}
+        heapq.heappush(self._heap, (0, receiver))
+
+    def remove(self, receiver: RankId) -> None:
+        """A receiver is gone; what it held is free."""
+        del self.used[receiver]
+        del self._held[receiver]
+
+    def has_room(self, receiver: RankId, size: int, epoch: int) -> bool:
+        """Whether the receiver takes `size` bytes more of `epoch`."""
+        held = self._held[receiver]
+        if not held:
+            return True
+        if len(held) == 1 and epoch in held:
+            number, total = held[epoch]
+        else:
+            number = sum(count for at, (count, _) in held.items() if at <= epoch)
+            total = sum(taken for at, (_, taken) in held.items() if at <= epoch)
+        return number == 0 or (total + size <= self.limit and number < self.most)
+
+    def charge(self, receiver: RankId, size: int, epoch: int) -> None:
+        """The receiver is given a batch of `size` bytes."""
+        number, total = self._held[receiver].get(epoch, (0, 0))
+        self._held[receiver][epoch] = (number + 1, total + size)
+        self.used[receiver] += size
+        heapq.heappush(self._heap, (self.used[receiver], receiver))
+
+    def give_back(self, receiver: RankId, size: int, epoch: int) -> None:
+        """The receiver is done with a batch of `size` bytes."""
+        number, total = self._held[receiver][epoch]
+        if number == 1:
+            del self._held[receiver][epoch]
+        else:
+            self._held[receiver][epoch] = (number - 1, total - size)
+        self.used[receiver] -= size
+        heapq.heappush(self._heap, (self.used[receiver], receiver))
+
+    def least_loaded(self, size: int, epoch: int) -> RankId | None:
+        """The receiver that holds the fewest bytes, if it has room: O(log n), stale entries are dropped on the way."""
+        if len(self._heap) > 64 + 4 * len(self.used):
+            self._heap = [(used, receiver) for receiver, used in self.used.items()]
+            heapq.heapify(self._heap)
+        while self._heap:
+            used, receiver = self._heap[0]
+            if self.used.get(receiver) != used:
+                heapq.heappop(self._heap)
+            else:
+                # Where the least loaded has no room we wait for it, though another may have: it holds something of this
+                # epoch or an earlier one, so it will move, and the cost of a batch must not grow with the receivers.
+                return receiver if self.has_room(receiver, size, epoch) else None
+        return None

@@ -1,0 +1,92 @@
+"""What one consumer rank may hand to its function, and when: the receiving end of the even share."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Deliver(NamedTuple):
+    """Hand this to the function."""
+
+    item: object
+
+
+class End(NamedTuple):
+    """The epoch is over; `left` are batches that the tail rule drops here."""
+
+    epoch: int
+    left: list[object]
+
+
+class StreamEnded(NamedTuple):
+    """The last epoch is over."""
+
+
+class Delivery(Generic[Item]):
+    """The inbox of a consumer, epoch by epoch.
+
+    A batch is delivered when its round is released (`gated`; a world of one rank need not wait) and, where `ordered`,
+    when all before it were. The epoch ends when as many were delivered as the driver said the epoch has.
+    """
+
+    def __init__(self, gated: bool, ordered: bool) -> None:
+        self.gated = gated
+        self.ordered = ordered
+        self.epoch = 0
+        self.delivered = 0
+        self._ready: dict[int, deque[Item]] = {}
+        self._early: dict[int, dict[int, Item]] = {}
+        self._released: dict[int, int] = {}
+        self._total: dict[int, int] = {}
+        self._sent: dict[int, int] = {}
+        self._arrived: dict[int, int] = {}
+        self._epochs: int | None = None
+
+    def arrived(self, epoch: int, place: int, item: Item) -> None:
+        """A batch has arrived that is the `place`-th of the epoch here; the place counts only where order matters."""
+        self._arrived[epoch] = self._arrived.get(epoch, 0) + 1
+        ready = self._ready.setdefault(epoch, deque())
+        if not self.ordered:
+            ready.append(item)
+            return
+        early = self._early.setdefault(epoch, {})
+        early[place] = item
+        first = (self.delivered if epoch == self.epoch else 0) + len(ready)
+        while (item := early.pop(first, None)) is not None:  # type: ignore[assignment]
+            ready.append(item)
+            first += 1
+
+    def released(self, epoch: int, rounds: int) -> None:
+        """The first `rounds` batches of the epoch may be delivered."""
+        self._released[epoch] = max(rounds, self._released.get(epoch, 0))
+
+    def ended(self, epoch: int, total: int, sent: int) -> None:
+        """The epoch has exactly `total` batches for this rank, and `sent` were sent to it."""
+        self._total[epoch] = total
+        self._sent[epoch] = sent
+        self._released[epoch] = total
+
+    def stream_ended(self, epochs: int) -> None:
+        """The stream has exactly `epochs` epochs."""
+        self._epochs = epochs
+
+    def next(self) -> Deliver | End | StreamEnded | None:
+        """What to do now; None: wait."""
+        if self.epoch == self._epochs:
+            return StreamEnded()
+        ready = self._ready.get(self.epoch)
+        if self._total.get(self.epoch) == self.delivered:
+            if self._arrived.get(self.epoch, 0) < self._sent[self.epoch]:
+                return None
+            left: list[object] = [*(ready or ()), *self._early.get(self.epoch, {}).values()]
+            for memory in (self._ready, self._early, self._released, self._total, self._sent, self._arrived):
+                memory.pop(self.epoch, None)
+            self.epoch, self.delivered = self.epoch + 1, 0
+            return End(self.epoch - 1, left)
+        if not ready or (self.gated and self.delivered >= self._released.get(self.epoch, 0)):
+            return None
+        self.delivered += 1
+        return Deliver(ready.popleft())

@@ -1,0 +1,79 @@
+"""The ledger: rows read = rows delivered + rows dropped, stage by stage, epoch by epoch.
+
+Each number is told by the rank that counted it and is compared with what its neighbours counted; nothing is derived
+from the sum that it is to check.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Entry:
+    """One stage's rows and batches in one epoch. `made` is by announcement, `rows_out` by the function's own count."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    made_rows: int = 0
+    made_batches: int = 0
+    dropped: int = 0
+    added: int = 0
+    empty: int = 0
+    inputs: int = 0
+    skipped: int = 0
+    tail: int = 0
+    repeated: int = 0
+    padded: int = 0
+    read_rows: int = 0
+    read_batches: int = 0
+    expected_rows: int = 0
+    said_rows: int = 0
+
+
+@dataclass
+class Ledger:
+    """Counts of every stage and epoch. `parents[s]` is the stage that feeds stage s, None for the first."""
+
+    parents: list[int | None]
+    entries: dict[tuple[int, int], Entry] = field(default_factory=lambda: defaultdict(Entry))
+
+    def at(self, stage: int, epoch: int) -> Entry:
+        """The entry of a stage and epoch."""
+        return self.entries[stage, epoch]
+
+    def finished(self, stage: int, epoch: int, rows_in: int, rows_out: int, outputs: int) -> None:
+        """A function is done with an input."""
+        entry = self.at(stage, epoch)
+        entry.inputs += 1
+        entry.rows_in += rows_in
+        entry.rows_out += rows_out
+        entry.dropped += max(0, rows_in - rows_out)
+        entry.added += max(0, rows_out - rows_in)
+        entry.empty += outputs == 0
+
+    def problems(self, stage: int, epoch: int) -> list[str]:
+        """What does not balance at a stage in an epoch; empty if all does."""
+        entry, parent = self.at(stage, epoch), self.parents[stage]
+        found: list[str] = []
+
+        def equal(what: str, left: int, right: int) -> None:
+            if left != right:
+                found.append(f"{what}: {left} != {right}")
+
+        if entry.inputs:
+            equal("rows that left the functions, rows announced", entry.rows_out, entry.made_rows)
+        if parent is None:
+            equal("rows read, rows given to functions", entry.read_rows, entry.rows_in)
+            equal("batches read, batches finished", entry.read_batches, entry.inputs)
+            equal("rows that the source's metadata promised, rows read", entry.expected_rows, entry.read_rows)
+        else:
+            before = self.at(parent, epoch)
+            equal(
+                "rows made before it, rows delivered + skipped + dropped by the tail - repeated",
+                before.made_rows,
+                entry.rows_in + entry.skipped + entry.tail - entry.repeated,
+            )
+        equal("rows that the driver counted, rows that the ranks counted", entry.rows_in, entry.said_rows)
+        return found

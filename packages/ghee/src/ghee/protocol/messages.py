@@ -1,0 +1,209 @@
+"""What ranks tell the driver (events) and what the driver tells ranks (actions). Data only.
+
+A batch is named by the way it came to be: `(epoch, split, seq, out, out, ...)`: the epoch, the split it was read from,
+its place in the split, and one index per function it has passed through. The name is the lineage: a batch that was
+lost with its rank is made again under the same name, so it can never be counted twice.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+BatchId = tuple[int, ...]
+
+
+class RankId(NamedTuple):
+    """A rank of a stage. `index` counts over all replicas of the stage; `life` grows when a rank is started again."""
+
+    stage: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a rank
+    life: int = 0
+
+
+class Tail(StrEnum):
+    """What becomes of the batches of an epoch that do not divide by the ranks of a loop stage."""
+
+    DROP = "drop"  # they are not delivered; reported
+    PAD = "pad"  # the ranks without one get a batch of no rows
+    REPEAT = "repeat"  # the ranks without one get a copy of one that another rank got; reported
+    ERROR = "error"  # the run fails
+
+
+# ── events: a rank tells the driver ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Joined(NamedTuple):
+    """The rank runs and listens; it is sent its task in return."""
+
+    rank: RankId
+    address: str
+    pid: int
+
+
+class Idle(NamedTuple):
+    """A reading rank has nothing to read and asks for a split."""
+
+    rank: RankId
+
+
+class Made(NamedTuple):
+    """A batch lies in the rank's outbox, ready to be sent."""
+
+    rank: RankId
+    id: BatchId
+    rows: int
+    size: int
+
+
+class Finished(NamedTuple):
+    """The rank's function is done with an input: how many batches and rows came of it. It returns the input's credit."""
+
+    rank: RankId
+    id: BatchId
+    rows_in: int
+    rows_out: int
+    outputs: int
+
+
+class SplitDone(NamedTuple):
+    """A split was read to its end: `rows` rows in `batches` batches, each of them finished."""
+
+    rank: RankId
+    epoch: int
+    split: int
+    batches: int
+    rows: int
+
+
+class Accepted(NamedTuple):
+    """A batch has arrived at the rank it was sent to."""
+
+    rank: RankId
+    id: BatchId
+
+
+class Consumed(NamedTuple):
+    """A loop or a sink is done with a batch; its credit is free again."""
+
+    rank: RankId
+    id: BatchId
+
+
+class EpochDone(NamedTuple):
+    """A consumer has seen the end of an epoch, and says what it counted itself.
+
+    `batches` and `rows` were delivered, `skipped` rows were left unread by the loop, `tail` rows were dropped by the
+    tail rule, `padded` and `repeated` batches were delivered on top of the source's.
+    """
+
+    rank: RankId
+    epoch: int
+    batches: int
+    rows: int
+    skipped: int
+    tail: int
+    padded: int
+    repeated: int
+    repeated_rows: int
+
+
+class Returned(NamedTuple):
+    """The rank's function has returned; `result` is its pickled value. After that the rank takes no batch any more."""
+
+    rank: RankId
+    result: bytes
+
+
+class Failed(NamedTuple):
+    """The rank's function has raised; `error` is pickled (see `ghee.failure`)."""
+
+    rank: RankId
+    error: bytes
+
+
+class Died(NamedTuple):
+    """The rank's process is gone; told by the launcher, never by the rank."""
+
+    rank: RankId
+    reason: str
+
+
+# ── actions: the driver tells a rank ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Read(NamedTuple):
+    """Read this split."""
+
+    rank: RankId
+    epoch: int
+    split: int
+
+
+class Send(NamedTuple):
+    """Send the batch to another rank, as the `place`-th of its epoch there. `last`: forget it then.
+
+    `fill` is set where the batch stands in for one that the tail does not have.
+    """
+
+    rank: RankId
+    id: BatchId
+    to: RankId
+    place: int
+    last: bool
+    fill: Tail | None = None
+
+
+class Discard(NamedTuple):
+    """Throw a batch of the outbox away."""
+
+    rank: RankId
+    id: BatchId
+
+
+class Release(NamedTuple):
+    """The first `rounds` batches of the epoch may be delivered: every rank of the world has as many."""
+
+    rank: RankId
+    epoch: int
+    rounds: int
+
+
+class EpochEnd(NamedTuple):
+    """The epoch has exactly `batches` batches for this rank; `sent` were sent to it, the tail among them."""
+
+    rank: RankId
+    epoch: int
+    batches: int
+    sent: int
+
+
+class StreamEnd(NamedTuple):
+    """The stream has `epochs` epochs; there will be no further one."""
+
+    rank: RankId
+    epochs: int
+
+
+class EpochBalanced(NamedTuple):
+    """Told to the driver itself: the ledger of an epoch balances at a stage."""
+
+    stage: int
+    epoch: int
+
+
+class Finish(NamedTuple):
+    """Told to the driver itself: every consumer has returned; stop all ranks."""
+
+
+class Fail(NamedTuple):
+    """Told to the driver itself: the run cannot go on."""
+
+    kind: str
+    message: str
+    rank: RankId | None = None
+    error: bytes | None = None
+
+
+Event = Joined | Idle | Made | Finished | SplitDone | Accepted | Consumed | EpochDone | Returned | Failed | Died
+Action = Read | Send | Discard | Release | EpochEnd | StreamEnd | EpochBalanced | Finish | Fail

@@ -1,0 +1,46 @@
+"""Source order: which batch comes next, when batches come to be in any order on many ranks."""
+
+from __future__ import annotations
+
+from ghee.protocol.messages import BatchId
+
+
+class Sequence:
+    """Names the batches of one epoch in source order, as far as they are known.
+
+    `counts[prefix]` says how many children a name has: an epoch its splits, a split its batches, a batch the outputs of
+    the function it went through. A name is passed over as soon as its parent is known to have no such child.
+    """
+
+    def __init__(self, epoch: int, splits: int, depth: int) -> None:
+        """`depth` is the number of functions that the batches have passed through."""
+        self._counts: dict[BatchId, int] = {(epoch,): splits}
+        self._next: list[int] = [epoch, 0, 0] + [0] * depth
+
+    def counted(self, prefix: BatchId, children: int) -> None:
+        """The number of children of a name has become known."""
+        if len(prefix) < len(self._next):
+            self._counts[prefix] = children
+
+    def next(self, ready: dict[BatchId, object]) -> BatchId | None:
+        """The name that comes next, if it is ready. The caller takes it and calls `taken`."""
+        while True:
+            name = tuple(self._next)
+            if name in ready:
+                return name
+            if not self._pass_over():
+                return None
+
+    def taken(self) -> None:
+        """The name that `next` returned was taken."""
+        self._next[-1] += 1
+
+    def _pass_over(self) -> bool:
+        for level in range(len(self._next) - 1, 1, -1):
+            prefix = tuple(self._next[:level])
+            if prefix in self._counts and self._next[level] >= self._counts[prefix]:
+                del self._counts[prefix]
+                self._next[level - 1] += 1
+                self._next[level:] = [0] * (len(self._next) - level)
+                return True
+        return False

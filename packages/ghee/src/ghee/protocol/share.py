@@ -1,0 +1,77 @@
+"""Even share: every rank of a world gets the same number of batches in an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ghee.protocol.messages import RankId
+
+
+class Rounds:
+    """Deals the batches of one epoch to the ranks of a world, round by round.
+
+    In a round every rank is given exactly one batch; the next round begins when the last rank of this one has its own.
+    Within a round the order is free (first ready, first served), or by rank where `ordered`. A round is released for
+    delivery when all its batches have arrived: a rank is never given a batch that another rank may lack, so that a
+    collective operation at every step never hangs.
+    """
+
+    def __init__(self, ranks: Sequence[RankId], ordered: bool) -> None:
+        self.ranks = tuple(ranks)
+        self.ordered = ordered
+        self.dealt = 0
+        self.released = 0
+        self._open: dict[RankId, None] = dict.fromkeys(self.ranks)
+        self._parked: set[RankId] = set()
+        self._arrived: dict[RankId, int] = dict.fromkeys(self.ranks, 0)
+        self._complete: dict[int, int] = {}
+
+    def candidates(self) -> Iterator[RankId]:
+        """The ranks that have no batch of this round yet, in the order in which they are to be tried."""
+        if self.ordered:
+            yield self.ranks[self.dealt % len(self.ranks)]
+        else:
+            yield from list(self._open)
+
+    def park(self, rank: RankId) -> None:
+        """The rank has no room: do not try it again before `unpark` (the cost of a batch stays free of their number)."""
+        if rank in self._open:
+            del self._open[rank]
+            self._parked.add(rank)
+
+    def unpark(self, rank: RankId) -> None:
+        """The rank has given credit back."""
+        if rank in self._parked:
+            self._parked.remove(rank)
+            self._open[rank] = None
+
+    def deal(self, rank: RankId) -> None:
+        """The rank is given a batch of this round."""
+        self._open.pop(rank, None)
+        self._parked.discard(rank)
+        self.dealt += 1
+        if not self._open and not self._parked:
+            self._open = dict.fromkeys(self.ranks)
+
+    def arrived(self, rank: RankId) -> int | None:
+        """A batch has arrived at the rank. Returns the new number of released rounds if it grew."""
+        place = self._arrived[rank]
+        self._arrived[rank] = place + 1
+        self._complete[place] = self._complete.get(place, 0) + 1
+        grew = False
+        while self._complete.get(self.released) == len(self.ranks):
+            del self._complete[self.released]
+            self.released += 1
+            grew = True
+        return self.released if grew else None
+
+    @property
+    def full_rounds(self) -> int:
+        """How many rounds have been dealt completely."""
+        return self.dealt // len(self.ranks)
+
+    @property
+    def without(self) -> list[RankId]:
+        """The ranks that have no batch in the unfinished round; empty if the last round is complete."""
+        lacking = [rank for rank in self.ranks if rank in self._open or rank in self._parked]
+        return lacking if len(lacking) < len(self.ranks) else []

@@ -1,0 +1,195 @@
+"""`ghee.run` and the handle of a run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import cloudpickle
+
+from ghee.driver import Driver
+from ghee.errors import CancelledError, PipelineError
+from ghee.launch.contract import Launcher
+from ghee.pipeline import Pipeline
+from ghee.plan import Plan, make_plan
+from ghee.protocol.messages import RankId
+from ghee.report import Report
+
+if TYPE_CHECKING:
+    from ghee.progress import Progress
+
+KEPT_RUNS = 20
+"""Folders of past runs that are kept (logs and reports)."""
+
+
+class Run:
+    """One execution of a pipeline.
+
+    `result` waits for the end and raises what the run ended with; `report` may be asked for at any time.
+    """
+
+    def __init__(self, plan: Plan, driver: Driver, folder: Path, progress: Progress | None) -> None:
+        self.id = driver.run_id
+        self.folder = folder
+        self._plan, self._driver, self._progress = plan, driver, progress
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._driver.run()
+        except BaseException as error:
+            self._error = error
+        finally:
+            if self._progress is not None:
+                self._progress.close(self.report if self._error is None else None)
+            (self.folder / "report.json").write_text(self.report.to_json())
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run has ended, for `timeout` seconds at most; returns whether it has. Raises nothing."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def results(self) -> dict[str, list[Any]]:
+        """By name of each loop stage: what its function returned, rank by rank. Waits for the end."""
+        self._end()
+        return {
+            stage.name: [cloudpickle.loads(self._driver.results[RankId(stage.index, rank)]) for rank in range(stage.size)]
+            for stage in self._plan.stages
+            if stage.kind == "loop"
+        }
+
+    @property
+    def result(self) -> Any:
+        """What came of it: what rank 0 of the last loop returned, or what was written to. Waits for the end.
+
+        Where the pipeline has several ends, a dict of these by the names of the last stages.
+        """
+        results = self.results
+        parents = {stage.parent for stage in self._plan.stages}
+        ends = [stage for stage in self._plan.stages if stage.index not in parents]
+        found = {end.name: results[end.name][0] if end.kind == "loop" else end.payload.target for end in ends}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    @property
+    def report(self) -> Report:
+        """What was measured so far."""
+        return self._driver.report()
+
+    def logs(self, stage: str | None = None) -> dict[str, str]:
+        """What the ranks have printed, by "stage-rank"; of one stage if it is named."""
+        files = sorted((self.folder / "logs").glob(f"{stage or '*'}-*.log"))
+        return {file.stem: file.read_text(errors="replace") for file in files if not file.stem.startswith("mpiexec-")}
+
+    def cancel(self) -> None:
+        """End the run now; waits until all its processes are gone. `result` then raises CancelledError."""
+        self._driver.cancel()
+        self.wait()
+
+    def _end(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+
+
+def run(
+    pipeline: Pipeline,
+    on: Literal["local", "inline"] | Launcher = "local",
+    *,
+    wait: bool = True,
+    progress: bool | None = None,
+) -> Run:
+    """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
+
+    Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
+    is a terminal. Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the
+    exception of a user's function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C
+    stops every process of the run and raises KeyboardInterrupt.
+    """
+    plan = make_plan(pipeline)
+    run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
+    folder = _make_folder(run_id)
+    shown = _progress(run_id) if progress or (progress is None and sys.stderr.isatty()) else None
+    driver = Driver(plan, _launcher(on, folder, shown), run_id, folder, shown.update if shown else None)
+    handle = Run(plan, driver, folder, shown)
+    if wait:
+        try:
+            while not handle.wait(3600):
+                pass
+        except KeyboardInterrupt:
+            handle.cancel()
+            raise _interrupted(handle) from None
+        handle._end()
+    return handle
+
+
+def _progress(run_id: str) -> Progress:
+    from ghee.progress import Progress  # rich takes a while to import, and ranks import this module too
+
+    return Progress(run_id)
+
+
+def _launcher(on: Any, folder: Path, shown: Progress | None) -> Launcher:
+    if on == "inline":
+        from ghee.launch.inline import InlineLauncher
+
+        return InlineLauncher()
+    if on == "local":
+        from ghee.launch.local import LocalLauncher
+
+        return LocalLauncher(folder / "logs", shown.line if shown else print_line)
+    if isinstance(on, str):
+        raise PipelineError(f'on={on!r}: allowed are "local" (MPI processes on this machine) and "inline" (threads)')
+    launcher: Launcher = on
+    return launcher
+
+
+def print_line(source: str, line: str) -> None:
+    """Show a line that a rank has printed."""
+    print(f"[{source}] {line}", flush=True)
+
+
+def home() -> Path:
+    """Where the folders of runs are kept: $GHEE_HOME, or ~/.cache/ghee."""
+    return Path(os.environ.get("GHEE_HOME") or Path.home() / ".cache" / "ghee")
+
+
+def _make_folder(run_id: str) -> Path:
+    runs = home() / "runs"
+    folder = runs / run_id
+    (folder / "logs").mkdir(parents=True, mode=0o700)
+    for old in sorted(path for path in runs.iterdir() if path.is_dir())[:-KEPT_RUNS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `ghee.run`; the message says what was stopped."""
+
+
+def _interrupted(handle: Run) -> Interrupted:
+    """One line instead of a traceback, for a Ctrl-C that nobody catches."""
+    error = Interrupted(f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone")
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], raised: BaseException, trace: TracebackType | None) -> None:
+        sys.excepthook = before
+        if isinstance(raised, Interrupted):
+            print(raised, file=sys.stderr)
+        else:
+            before(kind, raised, trace)
+
+    sys.excepthook = hook
+    return error
+
+
+__all__ = ["CancelledError", "Run", "run"]

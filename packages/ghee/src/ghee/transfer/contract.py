@@ -1,0 +1,69 @@
+"""The contract of a carrier. Every implementation passes tests/ghee/transfer/test_carriers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ghee.codec import Buffer, Encoded
+
+Message = list[Buffer]
+"""The frames of one message; the first is small, the others may be large."""
+
+
+class Endpoint(Protocol):
+    """Sends to addresses and receives at its own. One thread uses it; `wake` may be called from any."""
+
+    address: str
+
+    def send(self, to: str, frames: Sequence[Buffer]) -> None:
+        """Queue a message; never blocks. Between two endpoints the order is kept and nothing is lost while both live."""
+
+    def receive(self, timeout: float | None) -> list[Message]:
+        """Wait for messages, for `wake` or for `timeout` seconds; return all that are there."""
+
+    def wake(self) -> None:
+        """Let `receive` return soon. From any thread."""
+
+    def close(self) -> None:
+        """Send what is queued (for a second at most) and let go of everything. May be called twice."""
+
+
+@dataclass
+class Parcel:
+    """A batch that lies ready to be sent. `place` belongs to the store that made it."""
+
+    encoded: Encoded | None
+    header: bytes
+    rows: int
+    size: int
+    place: object = None
+
+
+class Store(Protocol):
+    """Where the bytes of batches lie between two ranks.
+
+    What `open` returns is writable and the receiver's own: writing to it changes no other rank's batch.
+    """
+
+    def put(self, encoded: Encoded, receivers: int) -> Parcel:
+        """Lay a batch down; it no longer needs the buffers that it was given. `receivers` is how many will get it."""
+
+    def pack(self, parcel: Parcel) -> tuple[object, Sequence[Buffer]]:
+        """What to send to one receiver: a small picklable note, and frames."""
+
+    def drop(self, parcel: Parcel) -> None:
+        """One receiver less will get the batch."""
+
+    def open(self, sender: str, note: object, frames: Sequence[Buffer]) -> list[Buffer]:
+        """At the receiver: the buffers of a batch, which stay valid for as long as anything refers to them."""
+
+    def freed(self) -> Iterable[tuple[str, list[object]]]:
+        """At the receiver: what nothing refers to any more, by sender; to be told to `give_back` there."""
+
+    def give_back(self, places: Iterable[object]) -> None:
+        """At the sender: a receiver has freed these."""
+
+    def close(self) -> None:
+        """Let go of everything that this store laid down."""

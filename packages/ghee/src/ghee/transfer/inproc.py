@@ -1,0 +1,95 @@
+"""Carrier between threads of one process: queues, and one private copy of the bytes."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections.abc import Iterable, Sequence
+
+from ghee.codec import Buffer, Encoded
+from ghee.transfer.contract import Message, Parcel
+
+
+class Exchange:
+    """The endpoints of one run, by address."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, queue.SimpleQueue[Message | None]] = {}
+        self._numbers = itertools.count()
+
+    def endpoint(self) -> InprocEndpoint:
+        """A new endpoint with an address of its own."""
+        return InprocEndpoint(self, f"inproc://{next(self._numbers)}")
+
+
+class InprocEndpoint:
+    """Addressed queues."""
+
+    def __init__(self, exchange: Exchange, address: str) -> None:
+        self.address = address
+        self._exchange = exchange
+        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        exchange.queues[address] = self._queue
+
+    def send(self, to: str, frames: Sequence[Buffer]) -> None:
+        """Queue a message; one to an endpoint that is closed goes nowhere, as on a network."""
+        target = self._exchange.queues.get(to)
+        if target is not None:
+            target.put(list(frames))
+
+    def receive(self, timeout: float | None) -> list[Message]:
+        """Wait for messages, for `wake` or for `timeout` seconds."""
+        messages: list[Message] = []
+        try:
+            first = self._queue.get(timeout=timeout)
+            while True:
+                if first is not None:
+                    messages.append(first)
+                first = self._queue.get_nowait()
+        except queue.Empty:
+            return messages
+
+    def wake(self) -> None:
+        """Let `receive` return."""
+        self._queue.put(None)
+
+    def close(self) -> None:
+        """Leave the exchange."""
+        self._exchange.queues.pop(self.address, None)
+
+
+class CopyStore:
+    """One private copy of the bytes for each receiver, made when the batch is laid down or sent."""
+
+    def put(self, encoded: Encoded, receivers: int) -> Parcel:
+        """Copy the buffers."""
+        copy = Encoded(encoded.header, [memoryview(bytearray(buffer)) for buffer in encoded.buffers], encoded.rows)
+        return Parcel(copy, encoded.header, encoded.rows, encoded.size, place=[receivers])
+
+    def pack(self, parcel: Parcel) -> tuple[object, Sequence[Buffer]]:
+        """The buffers; each receiver but the last gets a copy of its own."""
+        assert parcel.encoded is not None
+        assert isinstance(parcel.place, list)
+        parcel.place[0] -= 1
+        if parcel.place[0] == 0:
+            return None, parcel.encoded.buffers
+        return None, [memoryview(bytearray(buffer)) for buffer in parcel.encoded.buffers]
+
+    def drop(self, parcel: Parcel) -> None:
+        """One receiver less."""
+        assert isinstance(parcel.place, list)
+        parcel.place[0] -= 1
+
+    def open(self, sender: str, note: object, frames: Sequence[Buffer]) -> list[Buffer]:
+        """The frames are the buffers."""
+        return list(frames)
+
+    def freed(self) -> Iterable[tuple[str, list[object]]]:
+        """Nothing has to be told back."""
+        return ()
+
+    def give_back(self, places: Iterable[object]) -> None:
+        """Nothing was lent."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,134 @@
+"""The rules under thousands of random orders of events: nothing lost, nothing twice, even, ended by word, bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation import SIZE, Plan, Simulation
+
+from ghee.protocol import messages as m
+from ghee.protocol.coordinator import StageRules
+from ghee.protocol.messages import BatchId, RankId, Tail
+
+splits = st.lists(st.integers(0, 5), max_size=5)
+seeds = st.integers(0, 2**32)
+tails = st.sampled_from([Tail.DROP, Tail.PAD, Tail.REPEAT])
+
+
+def outputs(seed: int) -> object:
+    """A function that drops some batches and makes several of others, the same for the same input."""
+    return lambda stage, name: (hash((seed, stage, name)) % 7) % 4 if seed % 2 else 1
+
+
+def made_at(sim: Simulation, stages: list[int]) -> Counter[BatchId]:
+    """The batches that the stages in this path make, computed without the coordinator."""
+    plan = sim.plan
+    names: list[BatchId] = []
+    for epoch in range(plan.epochs):
+        for place, split in enumerate(sim.coordinator.source.order(epoch)):
+            names += [(epoch, place, seq) for seq in range(plan.splits[split])]
+    for stage in stages:
+        names = [(*name, out) for name in names for out in range(plan.outputs(stage, name))]
+    return Counter(names)
+
+
+@settings(max_examples=200, deadline=None)
+@given(splits, st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), tails, st.booleans(), seeds)
+def test_every_batch_is_delivered_once_and_evenly(
+    splits: list[int], readers: int, mappers: int, loops: int, epochs: int, tail: Tail, ordered: bool, seed: int
+) -> None:
+    stages = [
+        StageRules(0, "read", None, readers),
+        StageRules(1, "map", 0, mappers, 2 * SIZE, 8, ordered, depth=1),
+        StageRules(2, "loop", 1, loops, 2 * SIZE, ordered=ordered, tail=tail, depth=2),
+    ]
+    sim = Simulation(Plan(stages, splits, epochs, outputs(seed)), seed)
+    assert isinstance(sim.run(), m.Finish), sim.outcome
+    made = made_at(sim, [0, 1])
+    by_rank = sim.delivered(2)
+    real = Counter(name for rank in by_rank for name, fill in rank if fill is None)
+    assert sim.tail + real.total() == made.total()
+    assert all(made[name] == 1 and count == 1 for name, count in real.items())
+    for epoch in range(epochs):
+        counts = {sum(name[0] == epoch for name, _ in rank) for rank in by_rank}
+        assert len(counts) == 1, f"epoch {epoch} was shared unevenly: {counts}"
+        total = sum(name[0] == epoch for name in made)
+        assert counts == {total // loops if tail is Tail.DROP else -(-total // loops)}
+    assert {(b.stage, b.epoch) for b in sim.balanced} == {(s, e) for s in range(3) for e in range(epochs)}
+    assert sim.most_held <= 2 * SIZE
+    if ordered:
+        for epoch in range(epochs):
+            order = sorted(name for name in made if name[0] == epoch)
+            for index, rank in enumerate(by_rank):
+                mine = [name for name, fill in rank if name[0] == epoch and fill is None]
+                assert mine == order[index::loops][: len(mine)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(splits, st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.booleans(), seeds)
+def test_branches_each_see_every_batch(
+    splits: list[int], readers: int, loops: int, epochs: int, leaves: bool, seed: int
+) -> None:
+    stages = [
+        StageRules(0, "read", None, readers),
+        StageRules(1, "loop", 0, 1, SIZE, depth=1),
+        StageRules(2, "loop", 0, loops, 3 * SIZE, depth=1, tail=Tail.PAD),
+        StageRules(3, "write", 0, 2, 2 * SIZE, depth=1),
+    ]
+    plan = Plan(stages, splits, epochs, outputs(seed), leaves={RankId(1, 0): 2} if leaves else {})
+    sim = Simulation(plan, seed)
+    assert isinstance(sim.run(), m.Finish), sim.outcome
+    made = made_at(sim, [0])
+    for stage in (2, 3) if leaves else (1, 2, 3):
+        real = Counter(name for rank in sim.delivered(stage) for name, fill in rank if fill is None)
+        assert real == made
+
+
+@settings(max_examples=100, deadline=None)
+@given(splits, st.integers(2, 3), st.integers(0, 4), seeds)
+def test_a_rank_that_leaves_early_does_not_stop_the_others(splits: list[int], loops: int, after: int, seed: int) -> None:
+    stages = [StageRules(0, "read", None, 2), StageRules(1, "loop", 0, loops, 2 * SIZE, depth=1)]
+    sim = Simulation(Plan(stages, splits, 2, leaves={RankId(1, 0): after}), seed)
+    assert isinstance(sim.run(), m.Finish), sim.outcome
+    counts = {len(rank) for rank in sim.delivered(1)[1:]}
+    assert counts == {2 * (sum(splits) // loops)}
+
+
+def test_a_tail_that_does_not_divide_is_an_error_where_asked_for() -> None:
+    stages = [StageRules(0, "read", None, 1), StageRules(1, "loop", 0, 2, depth=1, tail=Tail.ERROR)]
+    outcome = Simulation(Plan(stages, [3], 1), 0).run()
+    assert isinstance(outcome, m.Fail)
+    assert "3 batches for 2 ranks" in outcome.message
+
+
+def test_a_row_that_is_not_accounted_for_fails_the_run() -> None:
+    stages = [StageRules(0, "read", None, 1), StageRules(1, "loop", 0, 1, depth=1)]
+    sim = Simulation(Plan(stages, [3], 1), 0)
+    loop = sim.ranks[RankId(1, 0)]
+    tell = loop.tell
+    loop.tell = lambda e: tell(e._replace(rows=e.rows - 1) if isinstance(e, m.EpochDone) else e)  # type: ignore[method-assign]
+    outcome = sim.run()
+    assert isinstance(outcome, m.Fail)
+    assert outcome.kind == "ledger"
+
+
+@pytest.mark.parametrize("ranks", [1, 64])
+def test_the_cost_of_a_batch_does_not_grow_with_the_ranks(ranks: int) -> None:
+    """Counted in looks at a receiver's room, not in seconds."""
+    looks = 0
+    stages = [StageRules(0, "read", None, ranks), StageRules(1, "loop", 0, ranks, 2 * SIZE, depth=1)]
+    sim = Simulation(Plan(stages, [4] * 64, 1), 1)
+    credit = sim.coordinator.edges[1].credit
+    has_room = credit.has_room
+
+    def counted(*args: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return has_room(*args)  # type: ignore[arg-type]
+
+    credit.has_room = counted  # type: ignore[method-assign]
+    sim.run()
+    assert looks < 4 * 256
