@@ -63,13 +63,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         image = os.environ.get("SWIMMY_TEST_IMAGE")
         if not image:
             pytest.fail(
-                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy[mpi] and nothing else needed"
+                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy[mpi] and "
+                "nothing else needed"
             )
         cluster = swimmy.Cluster()
         yield Place(cluster, image, os.environ.get("SWIMMY_TEST_PYTHON", "python3"), None)
         cluster.close()
         return
-    from servers.kube import Cluster, images, missing_tools  # noqa: PLC0415 - a user's cluster needs none of it
+    from servers.kube import Cluster, images, missing_tools
 
     if missing := missing_tools():
         text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)

@@ -1,4 +1,6 @@
-"""An API server of a page: answers lists and watches of Pods from a script, over real HTTP, with every fault that one may show."""
+"""An API server of a page: answers lists and watches of Pods from a script, over real HTTP, with every fault that one
+may show.
+"""
 
 from __future__ import annotations
 
@@ -100,9 +102,7 @@ class FakeApi(ThreadingHTTPServer):
         self.released.set()
         self.shutdown()
         self._thread.join()
-        for (
-            connection
-        ) in self._connections:  # a client may keep one open for its next request, and a thread waits for that
+        for connection in self._connections:  # a client may keep one open for its next request, and a thread waits for that
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self.server_close()

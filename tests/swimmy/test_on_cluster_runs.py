@@ -173,9 +173,7 @@ def test_the_printed_role_is_enough_and_without_it_the_refusal_names_the_verb(pl
     kubeconfig = kube.authority.kubeconfig("alice", "/CN=alice")
     alice = swimmy.Cluster(str(kubeconfig), namespace=namespace)
     try:
-        with pytest.raises(
-            PermissionMissing, match=r"create Job in namespace 'restricted' is not allowed.*swimmy rbac"
-        ):
+        with pytest.raises(PermissionMissing, match=r"create Job in namespace 'restricted' is not allowed.*swimmy rbac"):
             swimmy.run(where, (1,), pods=place.pods(), cluster=alice, timeout=60)
         subject = {"kind": "User", "name": "alice", "apiGroup": "rbac.authorization.k8s.io"}
         for manifest in rbac(namespace, subject):

@@ -53,7 +53,9 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(SpecError) as caught:
         check(pods, swimmy.Mpi(0, "lam", "some"))  # type: ignore[arg-type]
     text = str(caught.value)
-    for words in ("image=''", "replicas=0", "cpus='two'", "memory=0", "gpus=-1", "'1X'", "'PMI_RANK'", "N=5", "two volumes at '/a'", "'b'",
+    for words in ("image=''", "replicas=0", "cpus='two'", "memory=0", "gpus=-1", "'1X'", "'PMI_RANK'",
+                  "N=5", "two volumes at '/a'",
+                  "'b'",
                   "'/run/swimmy'", "'Not A Name'", "lease=0", "ranks_per_pod=0", "'lam'", "'some'", "restarts"):  # fmt: skip
         assert words in text, words
 
@@ -130,9 +132,11 @@ def test_kueue_gets_a_suspended_job() -> None:
 
 def test_every_option_reaches_the_manifest() -> None:
     spec = pod("run-1", swimmy.Pods(
-        image="i", node_selector={"a": "b"}, tolerations=[{"key": "gpu", "operator": "Exists"}], affinity={"nodeAffinity": {}},
+        image="i", node_selector={"a": "b"}, tolerations=[{"key": "gpu", "operator": "Exists"}],
+        affinity={"nodeAffinity": {}},
         image_pull_secrets=["pull"], service_account="me", priority_class="high", scheduler="mine", user=1234,
-        volumes=[swimmy.claim("data", "/data"), swimmy.secret("s", "/s"), swimmy.config_map("c", "/c"), swimmy.host_path("/usr"),
+        volumes=[swimmy.claim("data", "/data"), swimmy.secret("s", "/s"), swimmy.config_map("c", "/c"),
+                 swimmy.host_path("/usr"),
                  swimmy.empty_dir("/tmp", memory=True, size="1Gi")],
         patch={"dnsPolicy": "None", "containers": [{"name": CONTAINER, "env": [{"name": "X", "value": "1"}]}]}))  # fmt: skip
     assert spec["nodeSelector"] == {"a": "b"}
@@ -165,9 +169,7 @@ objects = st.recursive(
 )
 
 
-@given(
-    st.dictionaries(st.sampled_from("abcde"), objects), st.dictionaries(st.sampled_from("abcde"), objects | st.none())
-)
+@given(st.dictionaries(st.sampled_from("abcde"), objects), st.dictionaries(st.sampled_from("abcde"), objects | st.none()))
 def test_a_merge_patch_applied_twice_changes_nothing_more(base: dict[str, Any], patch: dict[str, Any]) -> None:
     before = json.dumps([base, patch])
     once = strategic_merge(base, patch)

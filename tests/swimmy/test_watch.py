@@ -126,7 +126,8 @@ def test_after_410_it_lists_again_and_tells_the_difference(tmp_path: Path, how: 
 
 def test_what_is_repeated_is_told_once(tmp_path: Path) -> None:
     event = line("MODIFIED", pod("a", 6))
-    script = Script([pods(5, pod("a", 5))], [lambda request: request.stream(event, event, line("DELETED", pod("a", 7)), line("DELETED", pod("a", 7)), line("ADDED", pod("z", 8)))])  # fmt: skip
+    events = [event, event, line("DELETED", pod("a", 7)), line("DELETED", pod("a", 7)), line("ADDED", pod("z", 8))]
+    script = Script([pods(5, pod("a", 5))], [lambda request: request.stream(*events)])
     changes, _, _ = followed(script, tmp_path, lambda found: found[-1][1] == "z")
     assert changes == [("set", "a", "5"), ("set", "a", "6"), ("deleted", "a", "7"), ("set", "z", "8")]
 

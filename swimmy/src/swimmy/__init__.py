@@ -1,6 +1,7 @@
 """Runs Python functions and MPI programs on Kubernetes Pods, with no YAML and no sshd.
 
-The names below are all there is. They are imported when first used: an agent in a Pod must not wait for the Kubernetes client.
+The names below are all there is. They are imported when first used: an agent in a Pod must not wait for the Kubernetes
+client.
 """
 
 from importlib import import_module

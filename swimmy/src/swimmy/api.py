@@ -47,12 +47,13 @@ def submit(
 ) -> Handle:
     """Starts ``function(*args, **kwargs)`` on every rank of the Pods and returns a handle at once.
 
-    ``mpi=None`` starts one rank per Pod without MPI. ``modules`` are sent along with the code, besides the function's own. ``detach`` leaves
-    the run alone when this process ends (``attach`` finds it again, from this machine). ``reach`` says how the agents are reached: through the
-    API server ("forward"), by their addresses ("direct"), or as fits where this process runs. ``owner``: the run ends with that object.
+    ``mpi=None`` starts one rank per Pod without MPI. ``modules`` are sent along with the code, besides the function's own.
+    ``detach`` leaves the run alone when this process ends (``attach`` finds it again, from this machine). ``reach`` says
+    how the agents are reached: through the API server ("forward"), by their addresses ("direct"), or as fits where this
+    process runs. ``owner``: the run ends with that object.
 
-    Raises SpecError for what is wrong with the arguments, ClusterUnreachable where no cluster is known; everything later is raised by
-    ``Handle.result``.
+    Raises SpecError for what is wrong with the arguments, ClusterUnreachable where no cluster is known; everything later is
+    raised by ``Handle.result``.
     """
     check(pods, mpi)
     if reach not in ("auto", "direct", "forward"):
@@ -60,7 +61,7 @@ def submit(
     payload = code.dumps(function, args, kwargs, modules)
     cluster = cluster if cluster is not None else Cluster()
     direct = reach == "direct" or (reach == "auto" and cluster.inside)
-    run_id = new_run_id(name or getattr(function, "__name__", "run"))
+    run_id = new_run_id(str(name or getattr(function, "__name__", "run")))
     spec = Spec(run_id, pods, mpi or _SINGLE, payload, detach, direct, owner)
     handle = Handle(Follower(cluster, spec), detached=detach)
     if detach:
@@ -77,7 +78,8 @@ def run(
     timeout: float | None = None,
     **options: Any,
 ) -> list[Any]:
-    """``submit`` and the result of each rank, in the order of the ranks; cancels the run when ``timeout`` seconds have passed.
+    """``submit`` and the result of each rank, in the order of the ranks; cancels the run when ``timeout`` seconds have
+    passed.
 
     ``options`` are those of ``submit``. Raises what ended the run (``swimmy.errors``), or TimeoutError.
     """
@@ -118,12 +120,12 @@ def _remember(cluster: Cluster, spec: Spec, handle: Handle) -> None:
 
 
 def attach(run: str, *, cluster: Cluster | None = None) -> Handle:
-    """Follows a detached run again: its log from the first line, its result. Raises RunGone where it, or its key, is not here."""
+    """Follows a detached run again: its log from the first line, its result. Raises RunGone where it, or its key, is not
+    here.
+    """
     path = _folder() / f"{run}.json"
     if not path.exists():
-        raise RunGone(
-            f"the keys of run {run!r} are not on this machine ({path}): attach from the machine that submitted it"
-        )
+        raise RunGone(f"the keys of run {run!r} are not on this machine ({path}): attach from the machine that submitted it")
     known = json.loads(path.read_text())
     cluster = cluster if cluster is not None else Cluster(namespace=known["namespace"])
     try:
@@ -152,7 +154,5 @@ def runs(*, cluster: Cluster | None = None) -> list[dict[str, Any]]:
     for job in cluster.list_jobs():
         status = job.get("status", {})
         counts = {name: status.get(name, 0) for name in ("active", "succeeded", "failed")}
-        found.append(
-            {"id": job["metadata"]["labels"][RUN_LABEL], "created": job["metadata"]["creationTimestamp"], **counts}
-        )
+        found.append({"id": job["metadata"]["labels"][RUN_LABEL], "created": job["metadata"]["creationTimestamp"], **counts})
     return found

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rbac(options: argparse.Namespace) -> int:
-    from swimmy.manifests import as_yaml, rbac  # noqa: PLC0415 - each command imports what it uses
+    from swimmy.manifests import as_yaml, rbac
 
     if options.service_account:
         subject = {"kind": "ServiceAccount", "name": options.service_account, "namespace": options.namespace}
@@ -57,16 +57,16 @@ def _rbac(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from swimmy.doctor import examine  # noqa: PLC0415
-    from swimmy.kubernetes import Cluster  # noqa: PLC0415
-    from swimmy.spec import Pods  # noqa: PLC0415
+    from swimmy.doctor import examine
+    from swimmy.kubernetes import Cluster
+    from swimmy.spec import Pods
 
     cluster = Cluster(options.kubeconfig, options.context, options.namespace)
     pods = None
     if options.image:
         pods = Pods(
-            options.image, cpus="100m", memory="512Mi", gpus=options.gpus, python=options.python, image_pull_policy=options.pull,
-            schedule_timeout=60,
+            options.image, cpus="100m", memory="512Mi", gpus=options.gpus, python=options.python,
+            image_pull_policy=options.pull, schedule_timeout=60,
         )  # fmt: skip
     bad = 0
     for check in examine(cluster, pods, with_mpi=not options.no_mpi):
@@ -77,15 +77,16 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _cluster_command(options: argparse.Namespace) -> int:
-    from swimmy import api  # noqa: PLC0415
-    from swimmy.kubernetes import Cluster  # noqa: PLC0415
+    from swimmy import api
+    from swimmy.kubernetes import Cluster
 
     cluster = Cluster(options.kubeconfig, options.context, options.namespace)
     try:
         if options.command == "ps":
             for each in api.runs(cluster=cluster):
                 print(
-                    f"{each['id']:50} {each['created']}  {each['active']} active, {each['succeeded']} done, {each['failed']} failed"
+                    f"{each['id']:50} {each['created']}  {each['active']} active, {each['succeeded']} done, "
+                    f"{each['failed']} failed"
                 )
         elif options.command == "cancel":
             api.cancel(options.run, cluster=cluster)

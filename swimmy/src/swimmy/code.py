@@ -66,6 +66,7 @@ def dumps(
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
         raise SpecError(
-            f"{name} or its arguments cannot be sent to a Pod: {type(error).__name__}: {error}. Open files, locks, sockets and the like must "
+            f"{name} or its arguments cannot be sent to a Pod: {type(error).__name__}: {error}. Open files, locks, "
+            "sockets and the like must "
             "be made inside the function"
         ) from error

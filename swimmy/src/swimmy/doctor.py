@@ -29,9 +29,7 @@ def examine(cluster: Cluster, pods: Pods | None, *, with_mpi: bool = True) -> It
     try:
         version = cluster.version()
     except errors.SwimmyError as error:
-        yield Check(
-            False, f"the API server answers: {error}", "check the network, or choose another context with --context"
-        )
+        yield Check(False, f"the API server answers: {error}", "check the network, or choose another context with --context")
         return
     yield Check(True, f"the API server {cluster.server} answers: Kubernetes {version}, namespace {cluster.namespace!r}")
     missing = [
@@ -72,8 +70,8 @@ def _gpus(cluster: Cluster, pods: Pods | None) -> Check:
 
 
 def _report() -> str:
-    import os  # noqa: PLC0415 - this function travels
-    import platform  # noqa: PLC0415
+    import os
+    import platform
 
     return f"Python {platform.python_version()}, user {os.getuid()}"
 
@@ -85,9 +83,7 @@ def _try_image(cluster: Cluster, pods: Pods, with_mpi: bool) -> Iterator[Check]:
             found = handle.result(pods.schedule_timeout + pods.start_timeout + 60)[0]
     except (errors.SwimmyError, TimeoutError) as error:
         name = type(error).__name__
-        remedy = "see the sentence above" + (
-            "; --no-mpi tries without MPI" if isinstance(error, errors.LaunchError) else ""
-        )
+        remedy = "see the sentence above" + ("; --no-mpi tries without MPI" if isinstance(error, errors.LaunchError) else "")
         yield Check(False, f"a Pod with image {pods.image!r}: {name}: {error}", remedy)
         return
     world = "an MPI world of 2 ranks came up" if with_mpi else "no MPI was tried"

@@ -27,8 +27,8 @@
     ├── RunGone                     the run no longer exists
     └── Cancelled                   somebody cancelled the run
 
-An error's text is one sentence with what happened, where, and what to do; ``pod``, ``rank``, ``reason`` and ``retryable`` carry
-the same for programs, ``log`` the last lines of that rank or Pod.
+An error's text is one sentence with what happened, where, and what to do; ``pod``, ``rank``, ``reason`` and ``retryable``
+carry the same for programs, ``log`` the last lines of that rank or Pod.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ class WorldMismatch(LaunchError):
 
 
 class RankFailed(SwimmyError):
-    """A rank raised, exited early or was killed by a signal. ``__cause__`` is the exception that was raised there, if any."""
+    """A rank raised, exited early or was killed by a signal. ``__cause__`` is the exception that was raised there, if
+    any.
+    """
 
 
 class ImportFailed(RankFailed):

@@ -48,7 +48,8 @@ def explained(entry: Mapping[str, Any], pods: Pods, names: Mapping[int, str], lo
         return error
     if cause == "import":
         return errors.ImportFailed(
-            f"{where} cannot import {entry['module']!r}: {entry['text']}. Install it in image {pods.image!r}, or pass its module with modules=",
+            f"{where} cannot import {entry['module']!r}: {entry['text']}. Install it in image {pods.image!r}, or pass "
+            "its module with modules=",
             **known, log=log,
         )  # fmt: skip
     if cause == "memory":
@@ -58,19 +59,19 @@ def explained(entry: Mapping[str, Any], pods: Pods, names: Mapping[int, str], lo
         )  # fmt: skip
     if cause == "version":
         return errors.VersionMismatch(
-            f"code pickled here may not run on Pod {pod}: {entry['text']}. Use one image for all Pods, with the versions from here",
+            f"code pickled here may not run on Pod {pod}: {entry['text']}. Use one image for all Pods, with the "
+            "versions from here",
             **known,
         )
     if cause == "world":
         return errors.WorldMismatch(f"the MPI world is not the one asked for: {entry['text']}", **known, log=log)
     if cause == "silent":
         return errors.AgentSilent(
-            f"the agent in Pod {pod} has not answered the leading agent for {entry['seconds']:.0f} s; can the Pods reach each other?",
+            f"the agent in Pod {pod} has not answered the leading agent for {entry['seconds']:.0f} s; can the Pods "
+            "reach each other?",
             **known,
         )
     if cause == "launch":
         code = "" if entry["code"] is None else f" (mpiexec ended {code_in_words(entry['code'])})"
-        return errors.LaunchError(
-            f"the ranks could not be started from Pod {pod}{code}: {entry['text']}", **known, log=log
-        )
+        return errors.LaunchError(f"the ranks could not be started from Pod {pod}{code}: {entry['text']}", **known, log=log)
     return errors.RankFailed(f"{where} ended {code_in_words(entry['code'])} before it was done", **known, log=log)

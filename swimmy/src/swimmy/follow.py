@@ -1,4 +1,6 @@
-"""The thread behind a handle: creates the run's objects, follows Pods and leader, and ends with a result or with a reason."""
+"""The thread behind a handle: creates the run's objects, follows Pods and leader, and ends with a result or with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +168,9 @@ class Follower:
             self._waker.wake()
 
     def _create(self) -> Access:
-        """Job, then Secret and NetworkPolicy, which the Job owns from their first moment: a client killed in between leaves nothing."""
+        """Job, then Secret and NetworkPolicy, which the Job owns from their first moment: a client killed in between
+        leaves nothing.
+        """
         spec = self.spec
         job = self.cluster.create(manifests.job(spec.run, spec.pods, spec.mpi, owner=spec.owner))
         self._created = True
@@ -288,11 +292,10 @@ class Follower:
         if leader is not None and leader.condition("Ready").get("status") == "False":
             text = f"Pod {name} on {leader.node} was lost with its machine (the machine is not ready); run it again"
             return errors.NodeLost(text, pod=name, reason="NodeNotReady")
-        more = (
-            f" (port-forward: {self._forward.trouble})" if self._forward is not None and self._forward.trouble else ""
-        )
+        more = f" (port-forward: {self._forward.trouble})" if self._forward is not None and self._forward.trouble else ""
         return errors.AgentSilent(
-            f"the agent in Pod {name} has not answered for {seconds:.0f} s though the Pod runs{more}; is its network closed to this client?",
+            f"the agent in Pod {name} has not answered for {seconds:.0f} s though the Pod runs{more}; is its network "
+            "closed to this client?",
             pod=name, reason="AgentSilent", log=self.cluster.pod_log(name, 20),
         )  # fmt: skip
 
@@ -300,9 +303,7 @@ class Follower:
 
     def _addresses(self) -> dict[int, str]:
         return {
-            index: f"{each.address}:{PORT}"
-            for index, each in self.table.current().items()
-            if each.running and each.address
+            index: f"{each.address}:{PORT}" for index, each in self.table.current().items() if each.running and each.address
         }
 
     def _lead(self, access: Access) -> None:
@@ -320,8 +321,8 @@ class Follower:
         different = differences(facts(), hello["facts"])
         if different:
             raise errors.VersionMismatch(
-                f"code pickled here may not run in image {self.spec.pods.image!r} (Pod {leader.name}): {'; '.join(different)}. Use an image "
-                "with the same versions, or run from an environment like the image's",
+                f"code pickled here may not run in image {self.spec.pods.image!r} (Pod {leader.name}): "
+                f"{', '.join(different)}. Use an image with the same versions, or run from an environment like the image's",
                 pod=leader.name, reason="VersionMismatch",
             )  # fmt: skip
         if hello["started"]:

@@ -28,16 +28,14 @@ class Event(NamedTuple):
     entry: dict[str, Any]
 
     def __str__(self) -> str:
-        rest = ", ".join(
-            f"{name} {value}" for name, value in self.entry.items() if name != "kind" and value is not None
-        )
+        rest = ", ".join(f"{name} {value}" for name, value in self.entry.items() if name != "kind" and value is not None)
         return f"{time.strftime('%H:%M:%S', time.localtime(self.at))} {self.entry['kind']}: {rest}"
 
 
 class PodView(NamedTuple):
     """A Pod of the run as it was last seen. ``address`` is its IP."""
 
-    index: int
+    replica: int
     name: str
     node: str | None
     address: str | None
@@ -79,7 +77,7 @@ class Handle:
         return self.state
 
     def pods(self) -> list[PodView]:
-        """The newest Pod of each index."""
+        """The newest Pod of each replica."""
         current = sorted(self._follower.table.current().items())
         return [PodView(index, each.name, each.node, each.address, each.phase, each.running) for index, each in current]
 
@@ -111,7 +109,9 @@ class Handle:
             return self._record.state
 
     def result(self, timeout: float | None = None) -> list[Any]:
-        """Each rank's result, in the order of the ranks. Raises what ended the run otherwise, or TimeoutError (and goes on)."""
+        """Each rank's result, in the order of the ranks. Raises what ended the run otherwise, or TimeoutError (and goes
+        on).
+        """
         with self._record.changed:
             if not self._record.changed.wait_for(lambda: self._record.ended, timeout):
                 raise TimeoutError(f"run {self.id} is still {self.state} after {timeout} s: {self.status()}")
@@ -126,7 +126,9 @@ class Handle:
         self._thread.join()
 
     def close(self) -> None:
-        """Stops following; a run that is not detached ends. May be called twice, and raises nothing for a run that failed."""
+        """Stops following; a run that is not detached ends. May be called twice, and raises nothing for a run that
+        failed.
+        """
         self._follower.request_end("leave" if self._detached else "cancel")
         self._thread.join()
 

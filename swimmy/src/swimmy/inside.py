@@ -1,7 +1,8 @@
-"""One rank: connects to its agent, waits for the word, calls the function. ``python -m swimmy.inside`` is what mpiexec starts.
+"""One rank: connects to its agent, waits for the word, calls the function. ``python -m swimmy.inside`` is what mpiexec
+starts.
 
-The process forks at once. The child becomes the rank; the parent only waits for it and reports how it ended, which no one else
-could: a rank's parent would be MPI's proxy, which tells nobody that, say, rank 3 was killed by signal 9.
+The process forks at once. The child becomes the rank; the parent only waits for it and reports how it ended, which no one
+else could: a rank's parent would be MPI's proxy, which tells nobody that, say, rank 3 was killed by signal 9.
 """
 
 from __future__ import annotations
@@ -104,8 +105,11 @@ def _become(number: int, control: socket.socket) -> None:
     faulthandler.enable()
     try:
         _serve(control)
-    except SystemExit:
-        raise
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not through atexit either: the others do not know that this rank will not come to MPI_Finalize.
+        os._exit(end.code if isinstance(end.code, int) else 1 if end.code else 0)
     except BaseException as error:
         _send(control, describe(error))
         sys.stdout.flush()
@@ -118,7 +122,7 @@ def _become(number: int, control: socket.socket) -> None:
 def _join_world() -> tuple[int, int]:
     if os.environ["SWIMMY_MPI"] == "none":
         return int(os.environ["SWIMMY_RANK"]), int(os.environ["SWIMMY_SIZE"])
-    from mpi4py import MPI  # noqa: PLC0415 - only a world that asks for MPI needs it in its image
+    from mpi4py import MPI
 
     world = MPI.COMM_WORLD
     return world.Get_rank(), world.Get_size()
@@ -135,7 +139,7 @@ def _serve(control: socket.socket) -> None:
     if not line:
         return  # the agent ended the world before it began
     word = json.loads(line)
-    import cloudpickle  # noqa: PLC0415 - after the join, so that the world forms while this is read
+    import cloudpickle
 
     with open(word["payload"], "rb") as file:
         function, args, kwargs = cloudpickle.load(file)
@@ -148,9 +152,9 @@ def _serve(control: socket.socket) -> None:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as a report: text for people, and the pickled exception where it can be pickled and is small."""
-    import base64  # noqa: PLC0415 - needed only by a rank that fails
+    import base64
 
-    import cloudpickle  # noqa: PLC0415
+    import cloudpickle
 
     text = "".join(traceback.format_exception(error))
     pickled = b""
@@ -171,6 +175,6 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 if __name__ == "__main__":
     # Run as a module this file would be two modules, and rank() would look at the wrong one.
-    from swimmy import inside as itself
+    from swimmy import inside as itself  # noqa: PLW0406
 
     itself.main()

@@ -1,7 +1,7 @@
 """The cluster: the only file that imports the Kubernetes client.
 
-Of that client it takes what is hard to do well (kubeconfig, exec plugins, tokens, TLS, proxies) and sends the few requests it needs by
-path: the generated classes cost seconds to import. Every request is counted.
+Of that client it takes what is hard to do well (kubeconfig, exec plugins, tokens, TLS, proxies) and sends the few requests
+it needs by path: the generated classes cost seconds to import. Every request is counted.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import urllib3.exceptions
-from kubernetes import client, config
+from kubernetes import client
+from kubernetes import config as kube_config
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream import ws_client
-from websocket import WebSocket, WebSocketException
+from websocket import WebSocketException
 
 from swimmy.errors import ClusterUnreachable, PermissionMissing, QuotaExceeded, SpecError, SwimmyError
 from swimmy.manifests import RUN_LABEL, Manifest
 from swimmy.watch import Gone, Unavailable
 
 # The server sends a bookmark about once a minute: a stream that is silent for longer is dead.
-_SILENT = 90
+_SILENT = 90.0
 _TIMEOUT = (5, 30)
 _FORWARD_PAUSE = 0.3
 _PLURAL = {
@@ -45,11 +46,12 @@ class NotFound(SwimmyError):
 class Cluster:
     """A namespace of a cluster, reached as kubectl would reach it.
 
-    ``kubeconfig`` is a path (default: ``$KUBECONFIG``, ``~/.kube/config``, or the Pod's own service account inside a cluster), ``context`` and
-    ``namespace`` default to what it says. ``requests`` counts what was sent, by verb and kind.
+    ``kubeconfig`` is a path (default: ``$KUBECONFIG``, ``~/.kube/config``, or the Pod's own service account inside a
+    cluster), ``context`` and ``namespace`` default to what it says. ``requests`` counts what was sent, by verb and kind.
     """
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None) -> None:
+        config: Any = kube_config  # it ships no types
         settings = client.Configuration()
         self.inside = False
         try:
@@ -71,17 +73,16 @@ class Cluster:
         self.server = settings.host
         self.requests: Counter[str] = Counter()
         self._settings = settings
-        self._client = client.ApiClient(settings)
+        self._client: Any = client.ApiClient(settings)
 
     @staticmethod
     def _context(kubeconfig: str | None, name: str) -> dict[str, Any]:
+        config: Any = kube_config
         contexts, _ = config.list_kube_config_contexts(kubeconfig)
         for each in contexts:
             if each["name"] == name:
                 return dict(each)
-        raise SpecError(
-            f"context {name!r} is not in the kubeconfig; known: {', '.join(each['name'] for each in contexts)}"
-        )
+        raise SpecError(f"context {name!r} is not in the kubeconfig; known: {', '.join(each['name'] for each in contexts)}")
 
     def close(self) -> None:
         self._client.close()
@@ -112,7 +113,8 @@ class Cluster:
             response = self._client.call_api(*arguments, _request_timeout=timeout)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ClusterUnreachable(
-                f"the API server {self.server} does not answer ({_shortly(error)}); is the cluster up, and the context the right one?"
+                f"the API server {self.server} does not answer ({_shortly(error)}); is the cluster up, and the "
+                "context the right one?"
             ) from None
         if response.status >= 400:
             raise self._refusal(what, response)
@@ -214,9 +216,7 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         }
-        answer = self._json(
-            "review access", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body
-        )
+        answer = self._json("review access", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
         return bool(answer["status"]["allowed"])
 
     def nodes(self) -> list[Manifest] | None:
@@ -238,14 +238,15 @@ class Cluster:
         """A local port that leads to the Pod's, through the API server."""
         return Forward(self, pod, port)
 
-    def open_forward(self, pod: str, port: int) -> WebSocket:
+    def open_forward(self, pod: str, port: int) -> Any:
         """A WebSocket whose first channel is the Pod's port."""
         self.requests["forward port"] += 1
         path = f"{self._path('Pod', pod)}/portforward"
         _, url, headers, *_ = self._serialized("GET", path, {"ports": str(port)}, None, "application/json")
         headers = {name.lower(): value for name, value in headers.items()}
         headers["sec-websocket-protocol"] = "v4.channel.k8s.io"
-        return ws_client.create_websocket(self._settings, url.replace("http", "ws", 1), headers)
+        create: Any = ws_client.create_websocket
+        return create(self._settings, url.replace("http", "ws", 1), headers)
 
 
 class PodSource:
@@ -315,7 +316,8 @@ def _as_unavailable() -> Iterator[None]:
 class Forward:
     """Listens on a port of the loopback interface and carries each connection to the Pod through the API server.
 
-    Anybody on this machine can connect to it, and gets no further than anybody in the cluster would: the agent asks for a key.
+    Anybody on this machine can connect to it, and gets no further than anybody in the cluster would: the agent asks for a
+    key.
     """
 
     def __init__(self, cluster: Cluster, pod: str, port: int) -> None:
@@ -389,9 +391,7 @@ def _shortly(error: BaseException) -> str:
 
 
 def _in_cluster() -> bool:
-    return "KUBERNETES_SERVICE_HOST" in os.environ and os.path.exists(
-        "/var/run/secrets/kubernetes.io/serviceaccount/token"
-    )
+    return "KUBERNETES_SERVICE_HOST" in os.environ and os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 def _service_account_namespace() -> str:

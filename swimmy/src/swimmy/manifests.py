@@ -43,8 +43,9 @@ class Owner:
 def job(run: str, pods: Pods, mpi: Mpi, *, owner: Owner | None = None) -> Manifest:
     """The Indexed Job of a run.
 
-    It is created before the Secret that its Pods wait for, so that the Secret can have it as its owner from its first moment; and
-    with a deadline that ends it if its client dies before all agents answer: agents that never started can keep no lease.
+    It is created before the Secret that its Pods wait for, so that the Secret can have it as its owner from its first
+    moment; and with a deadline that ends it if its client dies before all agents answer: agents that never started can keep
+    no lease.
     """
     boot = int(pods.schedule_timeout + pods.start_timeout + pods.lease)
     labels = {**pods.labels, RUN_LABEL: run}
@@ -171,7 +172,9 @@ def secret(run: str, keys: Mapping[str, str], owner: Owner) -> Manifest:
 
 
 def network_policy(run: str, owner: Owner, *, allow: Mapping[str, str] | None = None) -> Manifest:
-    """Only Pods of the same run (and those with the labels ``allow``) reach the run's Pods; MPI's own ports know no password."""
+    """Only Pods of the same run (and those with the labels ``allow``) reach the run's Pods; MPI's own ports know no
+    password.
+    """
     sources: list[Manifest] = [{"podSelector": {"matchLabels": {RUN_LABEL: run}}}]
     if allow:
         sources.append({"podSelector": {"matchLabels": dict(allow)}})
@@ -200,7 +203,9 @@ NETWORK_RULE = ("networking.k8s.io", "networkpolicies", ("create",))
 
 
 def rbac(namespace: str, subject: Manifest, *, network_policy: bool = False) -> list[Manifest]:
-    """The Role with the least verbs that a client needs, and its binding to ``subject`` (a User, Group or ServiceAccount)."""
+    """The Role with the least verbs that a client needs, and its binding to ``subject`` (a User, Group or
+    ServiceAccount).
+    """
     rules = [*RULES, NETWORK_RULE] if network_policy else list(RULES)
     role: Manifest = {
         "apiVersion": "rbac.authorization.k8s.io/v1",

@@ -1,7 +1,7 @@
 """What client, agents and ranks say to each other: pure functions, no sockets.
 
-A message is a JSON header of at most 64 KiB and a body of raw bytes. Nothing in a message is ever unpickled here: bodies that
-hold pickled code are handed on as bytes, and only a rank (or the client, for results) unpickles them.
+A message is a JSON header of at most 64 KiB and a body of raw bytes. Nothing in a message is ever unpickled here: bodies
+that hold pickled code are handed on as bytes, and only a rank (or the client, for results) unpickles them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def facts() -> dict[str, str]:
 def differences(here: dict[str, str], there: dict[str, str]) -> list[str]:
     """One text per version that differs, naming both; empty when code pickled here can run there.
 
-    Python must agree in its minor version, since bytecode travels; cloudpickle and swimmy in theirs, since neither promises more.
+    Python must agree in its minor version, since bytecode travels; cloudpickle and swimmy in theirs, since neither promises
+    more.
     """
 
     def shortened(name: str, version: str) -> str:

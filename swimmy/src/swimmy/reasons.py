@@ -1,7 +1,7 @@
 """Pods as the API server describes them -> what happened, in a sentence with what to do. Pure: the time is an argument.
 
-The reason for one trouble may stand in a condition, in a container's state, in the Pod's status or in an event only; ``Table`` reads
-them in that order, gives what may pass by itself some time, and keeps the first cause.
+The reason for one trouble may stand in a condition, in a container's state, in the Pod's status or in an event only;
+``Table`` reads them in that order, gives what may pass by itself some time, and keeps the first cause.
 """
 
 from __future__ import annotations
@@ -79,11 +79,13 @@ class Seen:
 
     @property
     def address(self) -> str | None:
-        return self.pod.get("status", {}).get("podIP")
+        found: str | None = self.pod.get("status", {}).get("podIP")
+        return found
 
     @property
     def node(self) -> str | None:
-        return self.pod["spec"].get("nodeName")
+        found: str | None = self.pod["spec"].get("nodeName")
+        return found
 
     @property
     def container(self) -> Object:
@@ -167,9 +169,7 @@ class Table:
             return None
         age = self._age(each, "Unschedulable", now)
         said = _scheduler(condition.get("message", ""))
-        several = [
-            other for other in self.current().values() if other.condition("PodScheduled").get("status") == "False"
-        ]
+        several = [other for other in self.current().values() if other.condition("PodScheduled").get("status") == "False"]
         sentence = (
             f"{len(several)} of {self.pods.replicas} Pods fit on no machine: {said}. Each asks for {asked(self.pods)}: "
             f"{_fit(said)}"
@@ -187,13 +187,9 @@ class Table:
         fatal = age >= _PATIENCE.get(reason, 0.0)
         where = f"Pod {each.name} on {each.node}"
         if reason in _IMAGE:
-            return Finding(
-                errors.ImagePullFailed, each.name, reason, self._image(where, reason, message), fatal, now - age
-            )
+            return Finding(errors.ImagePullFailed, each.name, reason, self._image(where, reason, message), fatal, now - age)
         if reason == "CreateContainerConfigError":
-            sentence = (
-                f"{where} cannot start: {message}. Create what is missing in the same namespace, or correct its name"
-            )
+            sentence = f"{where} cannot start: {message}. Create what is missing in the same namespace, or correct its name"
             return Finding(errors.ContainerConfigError, each.name, reason, sentence, fatal, now - age)
         if reason in ("CreateContainerError", *_COMMAND):
             return Finding(errors.CommandMissing, each.name, reason, self._command(where, message), fatal, now - age)
@@ -217,7 +213,8 @@ class Table:
 
     def _command(self, where: str, message: str) -> str:
         return (
-            f"{where} cannot start {self.pods.python!r} of image {self.pods.image!r}: {message[:300]}. The image needs Python and swimmy; "
+            f"{where} cannot start {self.pods.python!r} of image {self.pods.image!r}: {message[:300]}. The image "
+            "needs Python and swimmy; "
             "python= names its interpreter"
         )
 
@@ -232,7 +229,8 @@ class Table:
             fatal = age >= _PATIENCE[reason]
             if reason in ("FailedMount", "FailedAttachVolume"):
                 sentence = (
-                    f"Pod {each.name} on {each.node} waits for a volume: {message}. Create the Secret, ConfigMap or claim in the same "
+                    f"Pod {each.name} on {each.node} waits for a volume: {message}. Create the Secret, ConfigMap or "
+                    "claim in the same "
                     "namespace, or correct its name"
                 )
                 return Finding(errors.ContainerConfigError, each.name, reason, sentence, fatal, now - age)
@@ -248,7 +246,8 @@ class Table:
             fatal = now - self.started >= _PATIENCE["FailedCreate"]
             if "exceeded quota" in message:
                 sentence = (
-                    f"no Pod of run {self.run} may be created: {message}. Each asks for {asked(self.pods)}: ask for less, or have the "
+                    f"no Pod of run {self.run} may be created: {message}. Each asks for {asked(self.pods)}: ask for "
+                    "less, or have the "
                     "quota raised"
                 )
                 return Finding(errors.QuotaExceeded, self.run, "quota", sentence, fatal, self.started)
@@ -271,7 +270,9 @@ class Table:
             kind, sentence = errors.NodeLost, f"{where} was lost with its machine ({said or reason}); run it again"
         elif reason in ("EvictionByEvictionAPI", "TerminationByKubelet") or status.get("reason") == "Evicted":
             kind, reason = errors.Evicted, reason or "Evicted"
-            sentence = f"{where} was evicted: {said or status.get('message', '')}; run it again, or ask for what it really uses"
+            sentence = (
+                f"{where} was evicted: {said or status.get('message', '')}; run it again, or ask for what it really uses"
+            )
         elif status.get("reason") == "DeadlineExceeded":
             kind, reason = errors.DeadlineExceeded, "DeadlineExceeded"
             sentence = f"{where} ran into the run's time limit; raise deadline="
@@ -288,21 +289,24 @@ class Table:
         message = (ended.get("message") or each.pod.get("status", {}).get("message") or "").strip()
         where = f"Pod {each.name} on {each.node}"
         if reason == "OOMKilled":
-            sentence = f"{where} was killed at its memory limit of {self.pods.memory}; raise memory=, or start fewer ranks per Pod"
+            sentence = (
+                f"{where} was killed at its memory limit of {self.pods.memory}; raise memory=, or start fewer ranks per Pod"
+            )
             return Finding(errors.OutOfMemory, each.name, reason, sentence, True, now)
         if reason in _COMMAND:
             return Finding(errors.CommandMissing, each.name, reason, self._command(where, message), True, now)
         if code == 0:
             return None
-        if (
-            message.startswith("exec ") and "no such file" in message
-        ):  # some runtimes report it as the program's own end
+        if message.startswith("exec ") and "no such file" in message:  # some runtimes report it as the program's own end
             return Finding(errors.CommandMissing, each.name, "StartError", self._command(where, message), True, now)
         if code == 85:
             return Finding(errors.LeaseLost, each.name, "LeaseLost", f"{where} ended: {_reason_of(message)}", True, now)
         if "No module named" in message:
             missing = message.strip().splitlines()[-1]
-            sentence = f"{where}: image {self.pods.image!r} cannot run the agent ({missing}); install swimmy in it, for the Python that python= names"
+            sentence = (
+                f"{where}: image {self.pods.image!r} cannot run the agent ({missing}); "
+                "install swimmy in it, for the Python that python= names"
+            )
             return Finding(errors.ImportFailed, each.name, "ImportFailed", sentence, True, now)
         how = code_in_words(code) if code is not None else "in a way that the kubelet does not tell"
         sentence = f"the agent of {where} ended {how}: {_reason_of(message) or reason or 'nothing more is known'}"

@@ -54,16 +54,16 @@ def host_path(source: str, path: str | None = None, *, read_only: bool = True) -
 
 @dataclass(frozen=True)
 class Mpi:
-    """How ranks are started: ``kind`` names the MPI of the image, ``world`` whether one world spans all Pods or each has its own."""
+    """How ranks are started: ``kind`` names the MPI of the image, ``world`` whether one world spans all Pods or each has
+    its own.
+    """
 
     ranks_per_pod: int = 1
     kind: Literal["mpich", "none"] = "mpich"
     world: Literal["all", "pod"] = "all"
 
 
-def mpi(
-    ranks_per_pod: int = 1, *, kind: Literal["mpich", "none"] = "mpich", world: Literal["all", "pod"] = "all"
-) -> Mpi:
+def mpi(ranks_per_pod: int = 1, *, kind: Literal["mpich", "none"] = "mpich", world: Literal["all", "pod"] = "all") -> Mpi:
     """``Mpi`` for ``run`` and ``submit``; ``kind="none"`` starts the ranks without MPI, so the image needs none."""
     return Mpi(ranks_per_pod, kind, world)
 
@@ -72,12 +72,13 @@ def mpi(
 class Pods:
     """The Pods of a run.
 
-    ``cpus`` (cores) and ``memory`` ("4Gi", bytes) are what each Pod asks for; memory is its limit too, ``cpu_limit`` is none unless
-    given. ``gpus`` counts devices of ``gpu_resource``. ``patch`` is merged into the Pod's spec as a strategic merge patch would
-    be, after everything else. ``start_timeout`` seconds may pass until every agent answers, ``schedule_timeout`` while a Pod
-    fits on no machine; ``deadline`` seconds until the run is ended whatever it does; within ``lease`` seconds after its client's death
-    the agents end; an agent that does not answer for ``silence`` seconds is given up. ``grace`` seconds lie between SIGTERM and SIGKILL
-    for the ranks. ``restarts`` is how often a Pod that failed comes back (only with ``mpi(world="pod")``).
+    ``cpus`` (cores) and ``memory`` ("4Gi", bytes) are what each Pod asks for; memory is its limit too, ``cpu_limit`` is
+    none unless given. ``gpus`` counts devices of ``gpu_resource``. ``patch`` is merged into the Pod's spec as a
+    strategic merge patch would be, after everything else. ``start_timeout`` seconds may pass until every agent answers,
+    ``schedule_timeout`` while a Pod fits on no machine; ``deadline`` seconds until the run is ended whatever it does;
+    within ``lease`` seconds after its client's death the agents end; an agent that does not answer for ``silence``
+    seconds is given up. ``grace`` seconds lie between SIGTERM and SIGKILL for the ranks. ``restarts`` is how often a
+    Pod that failed comes back (only with ``mpi(world="pod")``).
     """
 
     image: str
@@ -140,9 +141,7 @@ def _quantities(pods: Pods) -> list[str]:
     for what, value in asked.items():
         try:
             if what in ("cpus", "memory") and re.fullmatch(r"0+(\.0*)?", quantity(value, what).rstrip("mkKMGTPEi")):
-                problems.append(
-                    f"{what}={value!r} asks for nothing; ask for what one Pod needs, for example 1 or '1Gi'"
-                )
+                problems.append(f"{what}={value!r} asks for nothing; ask for what one Pod needs, for example 1 or '1Gi'")
         except SpecError as error:
             problems.append(str(error))
     return problems
@@ -164,9 +163,7 @@ def _pod_problems(pods: Pods) -> list[str]:
         if not _ENVIRONMENT.fullmatch(name):
             problems.append(f"env name {name!r}; letters, digits and _ are allowed, no digit first")
         elif name.startswith(_RESERVED):
-            problems.append(
-                f"env name {name!r} is what agents and MPI are told by; choose a name that starts otherwise"
-            )
+            problems.append(f"env name {name!r} is what agents and MPI are told by; choose a name that starts otherwise")
         if not isinstance(value, str):
             problems.append(f"env {name}={value!r}; a value is text, write {str(value)!r}")
     paths = [volume.path for volume in pods.volumes]
@@ -186,9 +183,7 @@ def _pod_problems(pods: Pods) -> list[str]:
 def _mpi_problems(pods: Pods, how: Mpi | None) -> list[str]:
     if how is None:
         return (
-            ["restarts needs mpi(world='pod'): a world over several Pods cannot get one rank back"]
-            if pods.restarts
-            else []
+            ["restarts needs mpi(world='pod'): a world over several Pods cannot get one rank back"] if pods.restarts else []
         )
     problems = []
     if isinstance(how.ranks_per_pod, bool) or not isinstance(how.ranks_per_pod, int) or how.ranks_per_pod < 1:
@@ -200,7 +195,5 @@ def _mpi_problems(pods: Pods, how: Mpi | None) -> list[str]:
     if pods.restarts and how.world != "pod":
         problems.append("restarts needs mpi(world='pod'): a world over several Pods cannot get one rank back")
     if pods.patch.get("hostNetwork") and pods.replicas > 1:
-        problems.append(
-            "patch with hostNetwork and several Pods: MPI takes Pods with the machine's address for one host"
-        )
+        problems.append("patch with hostNetwork and several Pods: MPI takes Pods with the machine's address for one host")
     return problems

@@ -1,7 +1,8 @@
 """One list and one watch, kept up for as long as a run lasts: decides what a stream's end means. No HTTP in here.
 
-A watch may freeze (a half-open connection), be cut in the middle of a line, repeat what was told already, or say 410 Gone when the
-server has forgotten the place. In each case this goes on from the last place that is sure, or lists again and tells the difference.
+A watch may freeze (a half-open connection), be cut in the middle of a line, repeat what was told already, or say 410 Gone
+when the server has forgotten the place. In each case this goes on from the last place that is sure, or lists again and
+tells the difference.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Source(Protocol):
 
 
 class ListWatch:
-    """Calls ``on_change(kind, object)`` with "set" or "deleted" for every change; ``on_trouble`` with what is wrong, or None when over."""
+    """Calls ``on_change(kind, object)`` with "set" or "deleted" for every change; ``on_trouble`` with what is wrong, or
+    None when over.
+    """
 
     def __init__(
         self,

@@ -51,7 +51,8 @@ def _die_with_parent() -> None:
 
 
 class Cluster:
-    """A context manager; while it is open the calling thread (and threads and processes it starts) see the cluster's network.
+    """A context manager; while it is open the calling thread (and threads and processes it starts) see the cluster's
+    network.
 
     ``kubeconfig`` names an administrator's file. ``node`` is the first node's name.
     """
@@ -101,8 +102,8 @@ class Cluster:
         argv += [sys.executable, str(Path(__file__).parent / "supervisor.py"), str(self.state)]
         with open(self.state / "supervisor.log", "wb") as log:
             self._supervisor = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=_die_with_parent
-            )
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+            )  # fmt: skip
         assert self._supervisor.stdout is not None
         if not self._supervisor.stdout.readline():
             raise RuntimeError("the namespaces could not be made:\n" + self.log_tails())
@@ -293,9 +294,7 @@ class Cluster:
         asked = urllib.request.Request(f"https://127.0.0.1{path}", data, {"Content-Type": kind}, method=method)
         with urllib.request.urlopen(asked, context=context, timeout=10) as answer:
             text = answer.readline() if "watch=1" in path else answer.read()
-            return (
-                json.loads(text) if text and answer.headers.get_content_type() == "application/json" else text.decode()
-            )
+            return json.loads(text) if text and answer.headers.get_content_type() == "application/json" else text.decode()
 
     def wait_gone(self, path: str, seconds: float = 60) -> None:
         """Waits until the list at that path (its query may select) is empty; raises TimeoutError with what is left."""

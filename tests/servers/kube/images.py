@@ -98,9 +98,7 @@ def _link_targets(path: Path) -> Iterable[Path]:
 
 def _editable_sources() -> list[Path]:
     """The folders that the environment's .pth files put on the path: the sources of editable installs."""
-    lines = [
-        line for file in Path(sysconfig.get_path("purelib")).glob("*.pth") for line in file.read_text().splitlines()
-    ]
+    lines = [line for file in Path(sysconfig.get_path("purelib")).glob("*.pth") for line in file.read_text().splitlines()]
     return [Path(line) for line in lines if line.startswith("/") and Path(line).is_dir()]
 
 

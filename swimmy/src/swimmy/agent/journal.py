@@ -1,4 +1,6 @@
-"""The numbered record of what happened: a reader who was cut off goes on after the last number it saw, and misses nothing."""
+"""The numbered record of what happened: a reader who was cut off goes on after the last number it saw, and misses
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ Entry = dict[str, Any]
 
 
 class Journal:
-    """Entries with rising numbers. Log lines beyond ``log_bytes`` are dropped, the oldest first, and a read says how many were."""
+    """Entries with rising numbers. Log lines beyond ``log_bytes`` are dropped, the oldest first, and a read says how
+    many were.
+    """
 
     def __init__(self, log_bytes: int = 16 * 1024 * 1024) -> None:
         self._entries: list[tuple[int, int, Entry]] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 from swimmy.agent.journal import Journal
 from swimmy.agent.world import Action, Asked, Entry, Failure, Record, Tell, World, first_cause
@@ -101,7 +100,7 @@ class Leader:
         hosts = {index: address.rpartition(":")[0] for index, address in addresses.items()}
         self.world = World(Asked(**asked), hosts)
         self._silent_after, self._start_after = request["silent_after"], request["start_after"]
-        self.restarts_left = {index: request["restarts"] for index in addresses}
+        self.restarts_left = dict.fromkeys(addresses, request["restarts"])
         self.failure: Failure | None = None
         self._failures: dict[int, tuple[float, list[Failure]]] = {}
         self.peers: dict[int, Peer] = {}
@@ -135,7 +134,7 @@ class Leader:
             elif isinstance(action, Record):
                 self.journal.append(action.entry)
             else:
-                deadline, failures = self._failures.setdefault(action.group, (time.monotonic() + GRACE, []))
+                _, failures = self._failures.setdefault(action.group, (time.monotonic() + GRACE, []))
                 failures.append(action)
 
     def tell(self, index: int, message: Header) -> None:
@@ -176,13 +175,13 @@ class Leader:
         else:
             self.journal.append({**cause.entry(), "kind": "consequence", "members": list(members)})
 
-    def fetch(self, rank: int, offset: int, then: Callable[[Header, bytes], None]) -> None:
+    def fetch(self, number: int, offset: int, then: Callable[[Header, bytes], None]) -> None:
         """A piece of a rank's result, from the agent that has it."""
         per_pod = self.world.asked.ranks_per_pod
         if self.world.asked.per_pod:
-            index, rank = divmod(rank, per_pod)
+            index, rank = divmod(number, per_pod)
         else:
-            index = self.world.groups[0].joined[rank]["index"]
+            index, rank = self.world.groups[0].joined[number]["index"], number
         self.peers[index].caller.call({"op": "result", "rank": rank, "offset": offset, "count": CHUNK}, then=then)
 
     def stop(self, own: int, code: int, reason: str) -> None:

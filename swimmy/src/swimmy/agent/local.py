@@ -1,4 +1,6 @@
-"""What an agent does on its own Pod: keeps the payload, starts ranks and proxies, writes the journal of what happens to them."""
+"""What an agent does on its own Pod: keeps the payload, starts ranks and proxies, writes the journal of what happens to
+them.
+"""
 
 from __future__ import annotations
 
@@ -97,9 +99,7 @@ class Local:
     def _start_mpich(self, request: Header) -> None:
         program = mpi.find_program("mpiexec")
         if program is None:
-            self.journal.append(
-                {"kind": "launcher", "code": 127, "text": "the image has no mpiexec: install mpich in it"}
-            )
+            self.journal.append({"kind": "launcher", "code": 127, "text": "the image has no mpiexec: install mpich in it"})
             return
         argv = mpi.mpich_arguments(
             program, request["hosts"], request["ranks_per_host"], mpi.interface_of(self.address), RANK_PROGRAM

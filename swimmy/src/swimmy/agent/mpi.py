@@ -1,4 +1,6 @@
-"""How mpiexec is asked to start nothing itself but to say what must run on which host. Pure, but for finding the interface."""
+"""How mpiexec is asked to start nothing itself but to say what must run on which host. Pure, but for finding the
+interface.
+"""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ class _Descriptor:
 
 
 class Lines:
-    """Cuts what a descriptor gives into lines. A line of more than 16 KiB is given in pieces: a log line must not fill memory."""
+    """Cuts what a descriptor gives into lines. A line of more than 16 KiB is given in pieces: a log line must not fill
+    memory.
+    """
 
     LIMIT = 16 * 1024
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from swimmy.agent.journal import Journal
 from swimmy.agent.leader import Leader
@@ -20,7 +19,8 @@ from swimmy.lease import Lease
 from swimmy.protocol import CHUNK, Header, facts
 
 LEASE_LOST = 85
-# What only a client asks of the leader: it renews the leader's lease, which the leader's own reading of its journal must not.
+# What only a client asks of the leader: it renews the leader's lease, which the leader's own reading of its journal must
+# not.
 _CLIENT = frozenset({"hello", "start", "follow", "fetch", "peers"})
 
 

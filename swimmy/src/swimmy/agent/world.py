@@ -2,8 +2,8 @@
 
 A run has one group (one world over all Pods) or a group per Pod (``world="pod"``). A group goes through::
 
-    waiting ──all agents answer, same versions──► launching ──every rank joined, world as asked──► running ──every rank done──► done
-       └───────────────────────────────┴──────────────── the first failure ─────────────────┴──► failed
+    waiting ──all agents answer, same versions──► launching ──every rank joined, world as asked──► running ──every rank
+    done──► done └───────────────────────────────┴──────────────── the first failure ─────────────────┴──► failed
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from swimmy.protocol import differences
 
 Entry = dict[str, Any]
 
-# What is a cause comes before what is more likely its consequence, when several arrive together.
+# What is a cause comes before what is more likely its consequence, when several arrive together; of equals the first counts.
 _WEIGHT = {
     "import": 0,
     "exception": 0,
@@ -24,9 +24,9 @@ _WEIGHT = {
     "world": 1,
     "signal": 2,
     "exit": 3,
-    "launch": 4,
-    "killed": 5,
-    "silent": 6,
+    "killed": 3,
+    "launch": 3,
+    "silent": 4,
 }
 
 
@@ -165,9 +165,7 @@ class World:
     # -- entries of the agents' journals --------------------------------------------------------------------------
 
     def _on_log(self, group: Group, index: int, entry: Entry) -> list[Action]:
-        return [
-            Record({"kind": "log", "index": index, "rank": self.number_of(index, entry["rank"]), "text": entry["text"]})
-        ]
+        return [Record({"kind": "log", "index": index, "rank": self.number_of(index, entry["rank"]), "text": entry["text"]})]
 
     def _on_output(self, group: Group, index: int, entry: Entry) -> list[Action]:
         return [Record({"kind": "log", "index": index, "rank": None, "text": entry["text"]})]
