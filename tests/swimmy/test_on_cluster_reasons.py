@@ -231,10 +231,8 @@ def test_a_rank_that_fails_is_named(place: Place, table_row: Any, kind: Any, how
         assert any("Segmentation fault" in line for line in error.log)
 
 
-@pytest.mark.parametrize("name", ["mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"])
+@pytest.mark.parametrize("name", ["mpiexec", "hydra_pmi_proxy"])
 def test_mpi_itself_killed(place: Place, table_row: Any, name: str) -> None:
-    if name == "mpiexec" and os.path.islink(shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or ""):
-        pytest.skip("this mpiexec is a link, and shows its target's name")
     error = raised(place, table_row, kill_by_name, (name,), mpi=swimmy.mpi(2), replicas=1)
     assert isinstance(error, errors.LaunchError | errors.RankFailed)
 

@@ -100,7 +100,7 @@ class Leader:
         hosts = {index: address.rpartition(":")[0] for index, address in addresses.items()}
         self.world = World(Asked(**asked), hosts)
         self._silent_after, self._start_after = request["silent_after"], request["start_after"]
-        self.restarts_left = dict.fromkeys(addresses, request["restarts"])
+        self.restarts_left: dict[int, int] = dict.fromkeys(addresses, int(request["restarts"]))
         self.failure: Failure | None = None
         self._failures: dict[int, tuple[float, list[Failure]]] = {}
         self.peers: dict[int, Peer] = {}
