@@ -158,7 +158,11 @@ def test_a_map_pod_that_dies_comes_back_alone(place: Any, kube: Any) -> None:
             assert again.pod == 1
         for each in handle.pods():
             _let_go(kube, handle.id, each.replica)
-        assert handle.result(60) == [f"{handle.id}-{index}" for index in range(3)]
+        try:
+            found = handle.result(60)
+        except TimeoutError:
+            pytest.fail("\n".join(map(str, [*handle.events, *handle.logs(follow=False)])))
+        assert found == [f"{handle.id}-{index}" for index in range(3)]
         lost = [event.entry for event in handle.events if event.entry["kind"] == "lost"]
         assert {entry["index"] for entry in lost} == {1}
 
@@ -167,9 +171,9 @@ def _work_or_wait() -> str:
     import signal
     import socket
 
-    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # so that a signal between the two lines is not lost
     print("at work", flush=True)
-    signal.pause()
+    signal.sigwait([signal.SIGUSR1])
     return socket.gethostname()
 
 

@@ -75,4 +75,7 @@ def pause_program() -> Path:
 
 
 if __name__ == "__main__":
-    print(cluster_program())
+    if shutil.which("go") is None and not os.environ.get("CI"):
+        print("go is missing: the tests on a cluster of this machine will be skipped (install Go 1.25 or newer)")
+    else:
+        print(cluster_program())
