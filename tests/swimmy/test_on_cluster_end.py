@@ -148,7 +148,7 @@ def test_a_map_pod_that_dies_comes_back_alone(place: Any, kube: Any) -> None:
     with swimmy.submit(
         _work_or_wait, pods=pods, mpi=swimmy.mpi(1, world="pod"), cluster=place.cluster, reach="direct"
     ) as handle:
-        lines = handle.logs(follow=True)
+        lines = (line for line in handle.logs(follow=True) if line.text == "at work")
         started = [next(lines) for _ in range(3)]
         assert {line.pod for line in started} == {0, 1, 2}
         for _ in range(2):
