@@ -193,3 +193,42 @@ def test_what_is_wrong_is_said_at_once_before_anything_is_created(place: Any) ->
         swimmy.submit(where, (1,), pods=place.pods(cpus="two", replicas=0, memory="5 apples"), cluster=place.cluster)
     assert all(word in str(caught.value) for word in ("cpus='two'", "replicas=0", "5 apples"))
     assert sum(place.cluster.requests.values()) == before
+
+
+def drive(image: str, python: str) -> list[int]:
+    """A driver: runs in a Pod with a service account, and starts a run of its own that ends with it."""
+    import swimmy
+
+    cluster = swimmy.Cluster()
+    job = cluster.get_job(os.environ["SWIMMY_RUN"])
+    owner = swimmy.Owner("batch/v1", "Job", job["metadata"]["name"], job["metadata"]["uid"])
+    pods = swimmy.Pods(image, replicas=2, cpus="50m", memory="256Mi", python=python, image_pull_policy="Never", grace=1)
+    return swimmy.run(lambda: swimmy.rank() + 1, pods=pods, mpi=swimmy.mpi(1), cluster=cluster, owner=owner, timeout=90)
+
+
+def test_a_driver_in_a_pod_starts_a_run_of_its_own(place: Any, kube: Any) -> None:
+    from swimmy.manifests import rbac
+
+    namespace = place.cluster.namespace
+    kube.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "driver"}})
+    subject = {"kind": "ServiceAccount", "name": "driver", "namespace": namespace}
+    for manifest in rbac(namespace, subject):
+        manifest["metadata"]["name"] = "driver"
+        if manifest["kind"] == "RoleBinding":
+            manifest["roleRef"]["name"] = "driver"
+        plural = manifest["kind"].lower() + "s"
+        kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}", manifest)
+    pods = place.pods(service_account="driver", memory="512Mi")
+    assert swimmy.run(drive, (place.image, place.python), pods=pods, cluster=place.cluster, timeout=120) == [[1, 2]]
+
+
+def test_doctor_finds_nothing_wrong_and_says_so(place: Any, capsys: Any) -> None:
+    from swimmy.doctor import examine
+
+    checks = list(examine(place.cluster, place.pods(schedule_timeout=60)))
+    assert all(check.ok for check in checks), "\n".join(map(str, checks))
+    assert "an MPI world of 2 ranks came up" in checks[-1].what
+    bad = list(examine(place.cluster, place.pods(image="Not/Valid", gpus=1)))
+    assert [check.ok for check in bad if "nvidia.com/gpu" in check.what] == [False]
+    assert not bad[-1].ok
+    assert "is no valid image name" in bad[-1].what

@@ -8,7 +8,7 @@ import pytest
 
 import swimmy
 from swimmy import errors
-from swimmy.reasons import Table, code_in_words
+from swimmy.reasons import Table, code_in_words, refined
 
 NODE = "node-1"
 
@@ -217,3 +217,19 @@ def test_the_line_for_people_who_wait() -> None:
 )
 def test_exit_codes_in_words(code: int, words: str) -> None:
     assert code_in_words(code) == words
+
+
+def test_a_deleted_pod_is_explained_by_its_job() -> None:
+    table = Table("run-1", swimmy.Pods(image="i"), now=0.0)
+    table.change("deleted", pod(phase="Running"))
+    [finding] = table.findings(0.0)
+    late = {
+        "metadata": {}, "spec": {"activeDeadlineSeconds": 6},
+        "status": {"conditions": [{"type": "FailureTarget", "reason": "DeadlineExceeded"}]},
+    }  # fmt: skip
+    told = refined(finding, late, swimmy.Pods(image="i", deadline=6))
+    assert told.error is errors.DeadlineExceeded
+    assert "time limit of 6 s; raise deadline=" in told.sentence
+    assert "raise start_timeout=" in refined(finding, late, swimmy.Pods(image="i")).sentence
+    assert "with its Job by somebody" in refined(finding, None, swimmy.Pods(image="i")).sentence
+    assert refined(finding, {"metadata": {}}, swimmy.Pods(image="i")) is finding

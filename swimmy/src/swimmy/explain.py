@@ -72,6 +72,6 @@ def explained(entry: Mapping[str, Any], pods: Pods, names: Mapping[int, str], lo
             **known,
         )
     if cause == "launch":
-        code = "" if entry["code"] is None else f" (mpiexec ended {code_in_words(entry['code'])})"
+        code = "" if entry["code"] is None else f" (the launcher ended {code_in_words(entry['code'])})"
         return errors.LaunchError(f"the ranks could not be started from Pod {pod}{code}: {entry['text']}", **known, log=log)
     return errors.RankFailed(f"{where} ended {code_in_words(entry['code'])} before it was done", **known, log=log)

@@ -18,10 +18,10 @@ import cloudpickle
 from swimmy import errors, manifests
 from swimmy.channel import Caller, Keys, Loop, Waker, new_context
 from swimmy.explain import STRONG, explained
-from swimmy.kubernetes import Cluster, Forward, PodSource
+from swimmy.kubernetes import Cluster, Forward, NotFound, PodSource
 from swimmy.manifests import Owner
 from swimmy.protocol import CHUNK, PORT, Header, differences, facts
-from swimmy.reasons import Finding, Table
+from swimmy.reasons import Finding, Table, refined
 from swimmy.spec import Mpi, Pods
 from swimmy.watch import ListWatch
 
@@ -246,6 +246,12 @@ class Follower:
         return len(lost) <= self.spec.pods.restarts
 
     def _with_log(self, finding: Finding) -> errors.SwimmyError:
+        if finding.error is errors.Deleted:
+            try:
+                job = self.cluster.get_job(self.spec.run)
+            except NotFound:
+                job = None
+            finding = refined(finding, job, self.spec.pods)
         wants_log = issubclass(finding.error, errors.AgentError | errors.RankFailed)
         log = tuple(self.cluster.pod_log(finding.pod, 20)) if wants_log else ()
         return finding.raised(log)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from swimmy import errors
@@ -329,6 +329,25 @@ class Table:
             starting = sum(each.node is not None for each in current.values()) - running
             parts.append(f"{starting} starting" if starting > 0 else f"{rest} waiting for a machine")
         return ", ".join(parts)
+
+
+def refined(finding: Finding, job: Object | None, pods: Pods) -> Finding:
+    """What the Job says about Pods that were deleted: its own controller deletes them when their time is up."""
+    if finding.error is not errors.Deleted:
+        return finding
+    if job is None or "deletionTimestamp" in job["metadata"]:
+        sentence = f"{finding.sentence.partition(' was deleted')[0]} was deleted with its Job by somebody; run it again"
+        return replace(finding, sentence=sentence)
+    conditions = job.get("status", {}).get("conditions", [])
+    if any(each.get("reason") == "DeadlineExceeded" for each in conditions):
+        limit = job["spec"].get("activeDeadlineSeconds")
+        sentence = (
+            f"{finding.sentence.partition(' was deleted')[0]} ran into the run's time limit of {limit} s; raise deadline="
+        )
+        if pods.deadline is None:
+            sentence = sentence.replace("raise deadline=", "the agents did not all start in that time; raise start_timeout=")
+        return replace(finding, error=errors.DeadlineExceeded, reason="DeadlineExceeded", sentence=sentence)
+    return finding
 
 
 def asked(pods: Pods) -> str:

@@ -34,7 +34,9 @@ def layered_image(target: Path, tag: str, extra: dict[str, Path], base: Path) ->
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
         with tarfile.open(base) as archive:
-            archive.extractall(folder, filter="data")
+            # An attribute, since the argument for it is newer than some Python 3.11.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # type: ignore[assignment]
+            archive.extractall(folder)
         manifest = json.loads((folder / "manifest.json").read_text())[0]
         settings = json.loads((folder / manifest["Config"]).read_text())
         with tarfile.open(folder / "added.tar", "w") as layer:

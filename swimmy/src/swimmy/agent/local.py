@@ -131,8 +131,11 @@ class Local:
 
         def ended(status: int) -> None:
             code = os.waitstatus_to_exitcode(status)
-            if code:
-                self.journal.append({"kind": "output", "text": f"{Path(argv[0]).name} ended with {code}"})
+            name = Path(argv[0]).name
+            if code < 0:  # it was killed: mpiexec may wait for it for ever
+                self.journal.append({"kind": "launcher", "code": code, "text": f"{name} was killed"})
+            elif code:
+                self.journal.append({"kind": "output", "text": f"{name} ended with {code}"})
 
         self.processes.start(argv, self._environment(SWIMMY_MPI="mpich"), line, ended)
 
