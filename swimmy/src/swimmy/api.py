@@ -15,10 +15,11 @@ from typing import Any, Literal
 from swimmy import code
 from swimmy.channel import Keys
 from swimmy.errors import RunGone, SpecError
-from swimmy.follow import Access, Follower, Spec
+from swimmy.follow import Follower
 from swimmy.handle import Handle
 from swimmy.kubernetes import Cluster, NotFound
 from swimmy.manifests import RUN_LABEL, Owner
+from swimmy.record import Access, Spec
 from swimmy.spec import Mpi, Pods, check
 
 Reach = Literal["auto", "direct", "forward"]

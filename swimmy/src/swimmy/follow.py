@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
@@ -22,7 +21,7 @@ from swimmy.kubernetes import Cluster, Forward, NotFound, PodSource
 from swimmy.manifests import Owner
 from swimmy.protocol import CHUNK, PORT, Header, differences, facts
 from swimmy.reasons import Finding, Table, refined
-from swimmy.spec import Mpi, Pods
+from swimmy.record import Access, Record, Spec
 from swimmy.watch import ListWatch
 
 _FOLLOW_WAIT = 2.0  # seconds that the leader may hold back an answer when there is nothing to tell
@@ -34,53 +33,6 @@ _EVENT_PAUSES = (
     40.0,
     60.0,
 )  # between readings of the events, while something waits without a reason
-
-
-@dataclass(frozen=True)
-class Access:
-    """What a client needs to speak with a run's agents. Holds secret keys: never logged, stored only for a detached run."""
-
-    client: Keys
-    server: str
-
-
-@dataclass
-class Spec:
-    """A run as it was asked for."""
-
-    run: str
-    pods: Pods
-    mpi: Mpi
-    payload: bytes
-    detach: bool = False
-    direct: bool = False
-    owner: Owner | None = None
-    attached: Access | None = None
-
-
-@dataclass
-class Record:
-    """What the follower has learned; the handle shows it. Guarded by ``changed``."""
-
-    state: str = "submitted"
-    lines: list[tuple[int | None, int, str]] = field(default_factory=list)
-    entries: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
-    results: list[Any] | None = None
-    error: BaseException | None = None
-    ended: bool = False
-    access: Access | None = None
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def note(self, **entry: Any) -> None:
-        with self.changed:
-            self.entries.append((time.time(), entry))
-            self.changed.notify_all()
-
-    def enter(self, state: str) -> None:
-        with self.changed:
-            self.state = state
-            self.entries.append((time.time(), {"kind": "state", "state": state}))
-            self.changed.notify_all()
 
 
 class Follower:
