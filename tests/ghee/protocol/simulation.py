@@ -6,13 +6,14 @@ The coordinator under test is the real one, and the loops use the real `Delivery
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ghee.protocol import messages as m
-from ghee.protocol.coordinator import Coordinator, SourceRules, StageRules
+from ghee.protocol.coordinator import Coordinator
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
+from ghee.protocol.edge import SourceRules, StageRules
 from ghee.protocol.messages import BatchId, RankId, Tail
 
 ROWS = 10
@@ -29,6 +30,7 @@ class Plan:
     outputs: Callable[[int, BatchId], int] = lambda stage, name: 1
     room: int = 3 * SIZE
     leaves: dict[RankId, int] = field(default_factory=dict)
+    crashes: int = 0
 
 
 class SimRank:
@@ -36,11 +38,12 @@ class SimRank:
 
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         self.sim, self.rank, self.rules = sim, rank, rules
-        self.outbox: dict[BatchId, int] = {}
+        self.outbox: Counter[BatchId] = Counter()
         self.ended: dict[int, int] = {}
         self.seen: Counter[int] = Counter()
         self.rows: Counter[int] = Counter()
         self.finished = False
+        self.refused: set[tuple[BatchId, RankId]] = set()
 
     def tell(self, event: m.Event) -> None:
         self.sim.to_driver[self.rank].append(event)
@@ -50,40 +53,53 @@ class SimRank:
             case m.Send():
                 self.send(action)
             case m.Discard():
-                del self.outbox[action.id]
+                self.drop(action.id)
             case m.EpochEnd():
                 self.ended[action.epoch] = action.batches
             case m.StreamEnd():
                 self.finished = True
+            case m.Recall():
+                self.refused.add((action.id, action.sender))
+                self.tell(m.Recalled(self.rank, action.id))
             case _:
                 self.other(action)
 
     def send(self, action: m.Send) -> None:
         self.sim.between[self.rank, action.to].append((action, ROWS))
+        assert self.outbox[action.id], "what is not there cannot be sent"
         if action.last:
-            del self.outbox[action.id]
+            self.drop(action.id)
+
+    def drop(self, name: BatchId) -> None:
+        assert self.outbox[name], "what is not there cannot be dropped"
+        self.outbox[name] -= 1
 
     def other(self, action: m.Action) -> None:
         raise AssertionError(action)
 
-    def held(self, epoch: int) -> int:
-        return sum(SIZE for name in self.outbox if name[0] <= epoch)
+    def held(self, *upto: int) -> int:
+        return sum(SIZE * copies for name, copies in self.outbox.items() if name[: len(upto)] <= upto)
 
-    def make(self, parent: BatchId) -> int:
+    def take(self, action: m.Send) -> bool:
+        """Whether a batch that comes in is accepted; what a dead rank sent may not be readable any more."""
+        if (action.id, action.rank) in self.refused:
+            return False
+        return action.rank not in self.sim.dead or self.sim.random.random() < 0.5
+
+    def make(self, parent: BatchId, redo: bool = False) -> int:
         outputs = self.sim.plan.outputs(self.rank.stage, parent)
         for out in range(outputs):
             name = (*parent, out)
-            self.outbox[name] = ROWS
+            self.outbox[name] += 1
             self.tell(m.Made(self.rank, name, ROWS, SIZE))
-        self.tell(m.Finished(self.rank, parent, ROWS, outputs * ROWS, outputs))
+        self.tell(m.Finished(self.rank, parent, ROWS, outputs * ROWS, outputs, redo))
         return outputs
 
     def acknowledge_ends(self) -> bool:
-        for epoch, total in sorted(self.ended.items()):
-            if self.seen[epoch] == total:
-                del self.ended[epoch]
-                self.tell(m.EpochDone(self.rank, epoch, total, self.rows[epoch], 0, 0, 0, 0, 0))
-                return True
+        for epoch in sorted(self.ended):
+            del self.ended[epoch]
+            self.tell(m.EpochDone(self.rank, epoch, 0, self.rows[epoch], 0, 0, 0, 0, 0))
+            return True
         if self.finished and not self.ended:
             self.finished = False
             self.tell(m.Returned(self.rank, b""))
@@ -96,28 +112,30 @@ class Reader(SimRank):
 
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         super().__init__(sim, rank, rules)
-        self.reading: deque[tuple[int, int, int]] = deque()
+        self.reading: deque[tuple[m.Read, int]] = deque()
         self.tell(m.Idle(rank))
 
     def other(self, action: m.Action) -> None:
         assert isinstance(action, m.Read)
-        self.reading.append((action.epoch, action.split, 0))
+        self.reading.append((action, 0))
 
     def step(self) -> bool:
         if self.reading:
-            epoch, split, seq = self.reading[0]
-            if self.held(epoch) >= self.sim.plan.room:
+            read, seq = next((entry for entry in self.reading if entry[0].only is not None), self.reading[0])
+            epoch, split = read.epoch, read.split
+            if read.only is None and self.held(epoch, split) >= self.sim.plan.room:
                 return False
-            self.reading.popleft()
-            batches = self.sim.plan.splits[self.sim.coordinator.split_at(epoch, split)]
+            self.reading.remove((read, seq))
+            batches = self.sim.plan.splits[self.sim.coordinator.source.order(epoch)[split]]
             if seq < batches:
-                self.make((epoch, split, seq))
-                self.seen[epoch] += 1
-                self.rows[epoch] += ROWS
-                self.reading.append((epoch, split, seq + 1))
+                if seq not in read.skip and (read.only is None or seq in read.only):
+                    self.make((epoch, split, seq), read.redo)
+                    self.rows[epoch] += 0 if read.redo else ROWS
+                self.reading.append((read, seq + 1))
             else:
-                self.tell(m.SplitDone(self.rank, epoch, split, batches, batches * ROWS))
-                self.tell(m.Idle(self.rank))
+                self.tell(m.SplitDone(self.rank, epoch, split, batches, batches * ROWS, read.only is not None))
+                if read.only is None:
+                    self.tell(m.Idle(self.rank))
             return True
         return self.acknowledge_ends()
 
@@ -127,7 +145,8 @@ class Mapper(SimRank):
 
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         super().__init__(sim, rank, rules)
-        self.delivery: Delivery[BatchId] = Delivery(False, rules.ordered)
+        self.delivery: Delivery[m.Send] = Delivery(False, rules.ordered)
+        self.waiting: m.Send | None = None
 
     def on(self, action: m.Action) -> None:
         if isinstance(action, m.EpochEnd):
@@ -138,16 +157,35 @@ class Mapper(SimRank):
             super().on(action)
 
     def arrived(self, action: m.Send) -> None:
-        self.delivery.arrived(action.id[0], action.place, action.id)
+        if not self.take(action):
+            return
+        if action.redo:
+            self.delivery.arrived_again(action)
+        else:
+            self.delivery.arrived(action.id[0], action.place, action)
         self.tell(m.Accepted(self.rank, action.id))
 
     def step(self) -> bool:
-        if self.finished or self.held(self.delivery.epoch) >= self.sim.plan.room:
+        if self.finished:
             return False
+        if self.waiting is not None:
+            name = self.waiting.id
+            if self.delivery.is_urgent:
+                urgent = self.delivery.next()
+                assert isinstance(urgent, Deliver)
+                self.make(urgent.item.id, True)
+                return True
+            if self.held(*(name if self.rules.ordered else name[:1])) >= self.sim.plan.room:
+                return False
+            send, self.waiting = self.waiting, None
+            self.make(send.id)
+            self.rows[send.id[0]] += ROWS
+            return True
         match self.delivery.next():
-            case Deliver(name):
-                self.make(name)
-                self.rows[name[0]] += ROWS
+            case Deliver(send) if not send.redo:
+                self.waiting = send
+            case Deliver(send):
+                self.make(send.id, redo=True)
             case End(epoch, left):
                 assert not left
                 self.tell(m.EpochDone(self.rank, epoch, 0, self.rows[epoch], 0, 0, 0, 0, 0))
@@ -195,7 +233,9 @@ class Consumer(SimRank):
             self.sim.between[self.rank, action.to].append((action, ROWS))
 
     def arrived(self, action: m.Send) -> None:
-        assert action.id not in self.inbox, "a batch arrived twice"
+        if not self.take(action):
+            return
+        assert action.id not in self.inbox or action.fill, "a batch arrived twice"
         if action.fill is None:
             self.inbox[action.id] = action
         self.delivery.arrived(action.id[0], action.place, (action, ROWS))
@@ -242,11 +282,12 @@ class Consumer(SimRank):
 class Simulation:
     """Runs a plan to its end under one random order of events, and keeps what happened."""
 
-    def __init__(self, plan: Plan, seed: int) -> None:
+    def __init__(self, plan: Plan, seed: int, retries: int = 0) -> None:
         self.plan, self.random = plan, random.Random(seed)
+        self.early: dict[RankId, list[m.Action]] = {}
         self.to_driver: dict[RankId, deque[m.Event]] = {}
         self.to_rank: dict[RankId, deque[m.Action]] = {}
-        self.between: dict[tuple[RankId, RankId], deque[tuple[m.Send, int]]] = {}
+        self.between: dict[tuple[RankId, RankId], deque[tuple[m.Send, int]]] = defaultdict(deque)
         self.ranks: dict[RankId, SimRank] = {}
         self.tail = 0
         self.balanced: list[m.EpochBalanced] = []
@@ -256,15 +297,44 @@ class Simulation:
             for epoch in range(plan.epochs)
         ]
         rows = [batches * ROWS for batches in plan.splits]
-        self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows))
+        self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows), retries)
         ids = [RankId(s.index, i) for s in plan.stages for i in range(s.ranks)]
         for rank in ids:
-            self.to_driver[rank], self.to_rank[rank] = deque(), deque()
-            self.between.update({(rank, to): deque() for to in ids})
-        kinds = {"read": Reader, "map": Mapper, "loop": Consumer, "write": Consumer}
-        for rank in ids:
-            self.ranks[rank] = kinds[plan.stages[rank.stage].kind](self, rank, plan.stages[rank.stage])
+            self.add(rank)
         self.most_held = 0
+        self.dead: set[RankId] = set()
+        self.deaths: deque[m.Died] = deque()
+        self.crashes = plan.crashes
+
+    def add(self, rank: RankId) -> None:
+        """A rank comes up."""
+        kinds = {"read": Reader, "map": Mapper, "loop": Consumer, "write": Consumer}
+        rules = self.plan.stages[rank.stage]
+        self.to_driver[rank], self.to_rank[rank] = deque([m.Joined(rank, "", 0)]), deque(self.early.pop(rank, ()))
+        self.ranks[rank] = kinds[rules.kind](self, rank, rules)
+
+    def crash(self) -> bool:
+        """A world of a reading or map stage dies; what was on the way from it arrives in part, or not at all."""
+        mortal = [rank for rank in self.ranks if self.plan.stages[rank.stage].kind in ("read", "map")]
+        victim = self.random.choice(mortal) if mortal else None
+        if victim is None or victim not in (edge := self.coordinator.edges[victim.stage]).ranks:
+            return False
+        self.crashes -= 1
+        for rank in edge.world_of(victim):
+            self.dead.add(rank)
+            del self.ranks[rank], self.to_rank[rank]
+            for queue in (self.to_driver[rank], *(q for pair, q in self.between.items() if pair[0] == rank)):
+                for _ in range(self.random.randint(0, len(queue))):
+                    queue.pop()
+            for pair in [pair for pair in self.between if pair[1] == rank]:
+                del self.between[pair]
+        self.deaths.append(m.Died(victim, "killed"))
+        return True
+
+    def die(self) -> bool:
+        """The driver hears of a death."""
+        self.carry_out(self.coordinator.on(self.deaths.popleft()))
+        return True
 
     def carry_out(self, actions: list[m.Action]) -> None:
         for action in actions:
@@ -272,8 +342,13 @@ class Simulation:
                 self.outcome = action
             elif isinstance(action, m.EpochBalanced):
                 self.balanced.append(action)
-            else:
+            elif isinstance(action, m.Restart):
+                for rank in action.ranks:
+                    self.add(rank)
+            elif action.rank in self.to_rank:
                 self.to_rank[action.rank].append(action)
+            elif action.rank not in self.dead:
+                self.early.setdefault(action.rank, []).append(action)
 
     def moves(self) -> list[Callable[[], bool]]:
         moves: list[Callable[[], bool]] = []
@@ -283,8 +358,10 @@ class Simulation:
         for rank, actions in self.to_rank.items():
             if actions:
                 moves.append(lambda rank=rank: self.ranks[rank].on(self.to_rank[rank].popleft()) or True)
+        if self.deaths:
+            moves.append(self.die)
         for pair, parcels in self.between.items():
-            if parcels:
+            if parcels and pair[1] in self.ranks:
                 moves.append(lambda pair=pair: self.ranks[pair[1]].arrived(self.between[pair].popleft()[0]) or True)
         return moves
 
@@ -292,9 +369,11 @@ class Simulation:
         self.carry_out(self.coordinator.start())
         while self.outcome is None:
             moves = self.moves() + [rank.step for rank in self.ranks.values()]
+            if self.crashes and self.random.random() < 0.03:
+                moves.append(self.crash)
             self.random.shuffle(moves)
             assert any(move() for move in moves), "the run is stuck: nothing can move"
-            used = max(max(edge.credit.used.values()) for edge in self.coordinator.edges)
+            used = max(max(edge.credit.used.values(), default=0) for edge in self.coordinator.edges)
             self.most_held = max(self.most_held, used)
         return self.outcome
 

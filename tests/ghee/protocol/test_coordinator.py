@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from simulation import SIZE, Plan, Simulation
 
 from ghee.protocol import messages as m
-from ghee.protocol.coordinator import StageRules
+from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import BatchId, RankId, Tail
 
 splits = st.lists(st.integers(0, 5), max_size=5)
@@ -95,6 +95,66 @@ def test_a_rank_that_leaves_early_does_not_stop_the_others(splits: list[int], lo
     assert isinstance(sim.run(), m.Finish), sim.outcome
     counts = {len(rank) for rank in sim.delivered(1)[1:]}
     assert counts == {2 * (sum(splits) // loops)}
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    splits,
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    tails,
+    st.booleans(),
+    st.integers(1, 6),
+    seeds,
+)
+def test_crashes_of_readers_and_mappers_lose_and_repeat_nothing(
+    splits: list[int],
+    readers: int,
+    mappers: int,
+    loops: int,
+    epochs: int,
+    tail: Tail,
+    ordered: bool,
+    crashes: int,
+    seed: int,
+) -> None:
+    stages = [StageRules(0, "read", None, readers)]
+    if mappers:
+        stages.append(StageRules(1, "map", 0, mappers, 2 * SIZE, 8, ordered, depth=1))
+    made_by = list(range(len(stages)))
+    parent, depth = len(stages) - 1, len(stages)
+    stages += [
+        StageRules(parent + 1, "loop", parent, loops, 2 * SIZE, ordered=ordered, tail=tail, depth=depth),
+        StageRules(parent + 2, "write", parent, 2, 2 * SIZE, depth=depth),
+    ]
+    sim = Simulation(Plan(stages, splits, epochs, outputs(seed), crashes=crashes), seed, retries=10)
+    assert isinstance(sim.run(), m.Finish), sim.outcome
+    made = made_at(sim, made_by)
+    by_rank = sim.delivered(parent + 1)
+    real = Counter(name for rank in by_rank for name, fill in rank if fill is None)
+    assert sim.tail + real.total() == made.total()
+    assert all(made[name] == 1 and count == 1 for name, count in real.items())
+    written = Counter(name for rank in sim.delivered(parent + 2) for name, _ in rank)
+    assert written == made
+    for epoch in range(epochs):
+        assert len({sum(name[0] == epoch for name, _ in rank) for rank in by_rank}) == 1
+    assert {(b.stage, b.epoch) for b in sim.balanced} == {(s, e) for s in range(len(stages)) for e in range(epochs)}
+    if ordered:
+        for epoch in range(epochs):
+            order = sorted(name for name in made if name[0] == epoch)
+            for index, rank in enumerate(by_rank):
+                mine = [name for name, fill in rank if name[0] == epoch and fill is None]
+                assert mine == order[index::loops][: len(mine)]
+
+
+def test_a_world_that_keeps_dying_fails_the_run_with_the_reason() -> None:
+    stages = [StageRules(0, "read", None, 1), StageRules(1, "loop", 0, 1, depth=1)]
+    sim = Simulation(Plan(stages, [3] * 50, 1, crashes=50), 0, retries=2)
+    outcome = sim.run()
+    assert isinstance(outcome, m.Fail)
+    assert "killed; it had been started again 2 times" in outcome.message
 
 
 def test_a_tail_that_does_not_divide_is_an_error_where_asked_for() -> None:

@@ -7,11 +7,13 @@ Example:
     ghee.run(ratings.map(preprocess, replicas=4).loop(train))
 """
 
-from ghee import errors
-from ghee.context import rank, size, stage
+from ghee import context, errors
 from ghee.pipeline import Pipeline, branches, read
 from ghee.run import Run, run
 from ghee.stream import Batches, Epoch
+
+# Bound after the imports: the module `ghee.rank` took the name when it was imported.
+rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
     "read", "branches", "Pipeline",

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Place:
-    """A rank's place in its run. `folder` is the run's; `inline` says that the ranks are threads of one process."""
+    """A rank's place in its run.
+
+    `folder` is the run's; `inline` says that the ranks are threads of one process; `world` names the MPI world among
+    those of the run; `gpus` is what the stage asked for in each replica. `at_end` is called when every rank of the run
+    has returned, last added first.
+    """
 
     stage: str
     rank: int
     size: int
     folder: str
     inline: bool
+    world: str = ""
+    gpus: int = 0
+    at_end: list[Callable[[], None]] = field(default_factory=list)
 
 
 _by_thread = threading.local()
@@ -27,6 +36,13 @@ def enter(place: Place) -> None:
     _by_thread.place = place
     if not place.inline:
         _of_process = place
+
+
+def leave() -> None:
+    """Call what was to be called at the end. The place stays: threads of the function may still ask for it."""
+    place = current()
+    while place is not None and place.at_end:
+        place.at_end.pop()()
 
 
 def current() -> Place | None:

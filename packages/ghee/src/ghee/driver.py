@@ -13,11 +13,12 @@ from typing import Any
 import cloudpickle
 
 from ghee import failure
-from ghee.errors import CancelledError, GheeError, LedgerError, RankError, RankKilledError
+from ghee.errors import CancelledError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
 from ghee.launch.contract import Death, Launcher, World
 from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
-from ghee.protocol.coordinator import Coordinator, SourceRules
+from ghee.protocol.coordinator import RETRIES, Coordinator
+from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Event, RankId
 from ghee.rank import run_rank
 from ghee.report import Report, StageReport, find_limit, summarize_stage
@@ -40,10 +41,19 @@ class Driver:
     """
 
     def __init__(
-        self, plan: Plan, launcher: Launcher, run_id: str, folder: Path, observe: Callable[[Report], None] | None = None
+        self,
+        plan: Plan,
+        launcher: Launcher,
+        run_id: str,
+        folder: Path,
+        *,
+        retries: int = RETRIES,
+        observe: Callable[[Report], None] | None = None,
     ) -> None:
         self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
         self.results: dict[RankId, bytes] = {}
+        self._retries = retries
+        self._restarts: list[str] = []
         self._observe = observe
         self._observed = 0.0
         self._began = time.time()
@@ -52,8 +62,9 @@ class Driver:
         self._told: dict[RankId, set[RankId]] = defaultdict(set)
         self._waiting: dict[RankId, list[Action]] = defaultdict(list)
         self._times: dict[RankId, Times] = {}
+        self._times_of_dead: list[tuple[int, Times]] = []
         self._balanced: set[tuple[int, int]] = set()
-        self._hosted: list[threading.Thread] = []
+        self._hosted: list[tuple[TransferManager, threading.Thread]] = []
         self._cancelled = threading.Event()
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
@@ -70,16 +81,17 @@ class Driver:
     def run(self) -> None:
         """Run to the end. Raises the user's own exception, or a GheeError."""
         sinks = [stage.payload for stage in self.plan.stages if stage.kind == "write"]
-        self._splits = self.plan.source.splits()
-        worlds = self._worlds()
-        self.launcher.check(worlds)
-        prepared = []
+        prepared: list[Any] = []
         try:
+            self._splits = self.plan.source.splits()
+            worlds = self._worlds()
+            self.launcher.check(worlds)
             for sink in sinks:
                 sink.prepare()
                 prepared.append(sink)
             self._endpoint = self.launcher.endpoint()
-            self._coordinator = Coordinator([stage.rules for stage in self.plan.stages], self._source_rules())
+            rules = [stage.rules for stage in self.plan.stages]
+            self._coordinator = Coordinator(rules, self._source_rules(), self._retries)
             self.launcher.start(worlds)
             self._start_hosted()
             self._carry_out(self._coordinator.start())
@@ -103,8 +115,7 @@ class Driver:
             if hasattr(self, "_endpoint"):
                 self._tell_stop()
                 self.launcher.close()
-                for thread in self._hosted:
-                    thread.join(STOP_SECONDS)
+                self._join_hosted()
         finally:
             for sink in prepared:
                 sink.abort()
@@ -144,7 +155,7 @@ class Driver:
                 thread = threading.Thread(
                     target=self._run_hosted, args=(manager, stage), name=f"ghee {stage.name}", daemon=True
                 )
-                self._hosted.append(thread)
+                self._hosted.append((manager, thread))
                 thread.start()
 
     def _run_hosted(self, manager: TransferManager, stage: PlannedStage) -> None:
@@ -164,7 +175,7 @@ class Driver:
         splits = self._splits if stage.kind == "read" else []
         return RankTask(
             stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
-            self.plan.epochs, str(self.folder),
+            self.plan.epochs, str(self.folder), stage.resources.gpus,
         )  # fmt: skip
 
     def _welcome(self, event: m.Joined) -> None:
@@ -227,10 +238,30 @@ class Driver:
                 self._balanced.add((action.stage, action.epoch))
             elif isinstance(action, m.Finish | m.Fail):
                 self._outcome = action
+            elif isinstance(action, m.Restart):
+                self._restart(action)
             else:
                 by_rank[action.rank].append(action)
         for rank, of_rank in by_rank.items():
             self._instruct(rank, of_rank)
+
+    def _restart(self, action: m.Restart) -> None:
+        """Start a world again that has died, and have the others forget the old one."""
+        gone = []
+        for rank in action.ranks:
+            old = rank._replace(life=rank.life - 1)
+            self._waiting.pop(old, None)
+            self._times_of_dead.append((old.stage, self._times.pop(old, Times())))
+            address = self._addresses.pop(old, None)
+            if address is not None:
+                self._endpoint.forget(address)
+                gone.append(address)
+        first = action.ranks[0]
+        stage, size = self.plan.stages[first.stage], len(action.ranks)
+        self._restarts.append(action.reason.splitlines()[0])
+        self.launcher.start([World(first.stage, stage.name, first.index // size, first.index, size, first.life)])
+        for address in self._addresses.values():
+            self._endpoint.send(address, [pickle.dumps(Instructions([], {}, gone=tuple(gone)))])
 
     def _instruct(self, rank: RankId, actions: list[Action]) -> None:
         """Send actions in their order; they wait while the rank, or one that it is to send to, has not joined."""
@@ -257,6 +288,8 @@ class Driver:
         if fail.kind == "ledger":
             return LedgerError(fail.message)
         if fail.kind == "died":
+            if "before it had joined" in fail.message:
+                return RankStartError(fail.message)
             return (RankKilledError if "was killed" in fail.message else RankError)(fail.message)
         return GheeError(fail.message)
 
@@ -269,7 +302,12 @@ class Driver:
     def _stop_ranks(self) -> None:
         self._tell_stop()
         self.launcher.stop(STOP_SECONDS)
-        for thread in self._hosted:
+        self._join_hosted()
+
+    def _join_hosted(self) -> None:
+        for manager, _ in self._hosted:
+            manager.stop()
+        for _, thread in self._hosted:
             thread.join(STOP_SECONDS)
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,6 +327,7 @@ class Driver:
         stages: list[StageReport] = []
         for stage in self.plan.stages:
             times = [self._times[rank] for rank in list(self._times) if rank.stage == stage.index]
+            times += [dead for index, dead in self._times_of_dead if index == stage.index]
             entries = [entry for (index, _), entry in list(ledger.entries.items()) if index == stage.index]
             stages.append(summarize_stage(stage.name, stage.kind, stage.size, times, entries))
         ends = [s.index for s in self.plan.stages if not self._coordinator.children[s.index]]
@@ -299,9 +338,9 @@ class Driver:
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
-            len(self._balanced) == expected, stages, limit, advice,
+            len(self._balanced) == expected, stages, limit, advice, list(self._restarts),
         )  # fmt: skip
 
 
 def _died(death: Death) -> m.Died:
-    return m.Died(death.rank, death.reason)
+    return m.Died(death.rank, death.reason, death.killed)

@@ -20,7 +20,7 @@ _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "pu
 
 @dataclass(frozen=True)
 class Failure:
-    """What happened in a rank. `error` is the pickled exception, None if it does not pickle."""
+    """What happened in a rank. `error` is the pickled exception, None if not even its type pickles."""
 
     type_name: str
     message: str
@@ -32,16 +32,9 @@ class Failure:
 
 def capture(error: BaseException, where: str) -> Failure:
     """Describe an exception that is being handled; `where` names stage, rank and batch."""
-    pickled: bytes | None = None
-    try:
-        data = cloudpickle.dumps(error)
-        pickle.loads(data)
-        pickled = data
-    except Exception:  # an exception that does not survive the way is told by its name
-        pass
     trace = _without_ours(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    return Failure(type(error).__name__, str(error), _users_line(trace), where, text, pickled)
+    return Failure(type(error).__name__, _message(error), users_line(trace), where, text, _pickle(error))
 
 
 def restore(failure: Failure) -> BaseException:
@@ -50,7 +43,7 @@ def restore(failure: Failure) -> BaseException:
     if failure.error is not None:
         try:
             error = pickle.loads(failure.error)
-        except Exception:
+        except Exception:  # its class is of a module that only the rank has
             error = None
     if error is None:
         error = RankError(f"{failure.type_name}: {failure.message}")
@@ -60,6 +53,56 @@ def restore(failure: Failure) -> BaseException:
     return error
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return f"(its __str__ failed) {error.args!r}"
+
+
+def _pickle(error: BaseException) -> bytes | None:
+    if not isinstance(error, Exception):  # raised by the driver, SystemExit would end the user's program without a word
+        return pickle.dumps(
+            RankError(f"the function raised {type(error).__name__}({_message(error)}), which ends nothing here")
+        )
+    for portable in (error, _Rebuilt(error)):
+        try:
+            data: bytes = cloudpickle.dumps(portable)
+            if isinstance(pickle.loads(data), type(error)):
+                return data
+        except Exception:  # the next way, or else it is told by its name
+            continue
+    return None
+
+
+class _Rebuilt:
+    """An exception that does not survive pickling (its `__init__` wants other arguments than `args`, or something in it
+    does not pickle): it arrives with its type, arguments and attributes, without `__init__` having been called.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        attributes = {name: _portable(value) for name, value in vars(self._error).items()}
+        return _rebuild, (type(self._error), tuple(_portable(part) for part in self._error.args), attributes)
+
+
+def _rebuild(kind: type[Exception], args: tuple[object, ...], attributes: dict[str, object]) -> Exception:
+    error: Exception = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
+
+
+def _portable(value: object) -> object:
+    try:
+        pickle.loads(cloudpickle.dumps(value))
+    except Exception:
+        return repr(value)
+    return value
+
+
 def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     """Skip the frames of ghee that lead to the user's function."""
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS) and trace.tb_next is not None:
@@ -67,7 +110,7 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def _users_line(trace: TracebackType | None) -> str:
+def users_line(trace: TracebackType | None) -> str:
     """The innermost line that is neither ours nor an installed package's: `file:line in function: source`."""
     best: traceback.FrameSummary | None = None
     for frame in traceback.extract_tb(trace):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ghee.errors import PipelineError
 from ghee.protocol.messages import Tail
-from ghee.resources import Resources, parse_bytes, parse_resources
+from ghee.resources import Resources, format_bytes, parse_bytes, parse_resources
 
 Kind = Literal["read", "map", "loop", "write"]
 
@@ -73,7 +73,8 @@ class Pipeline:
         """Call `function` once for each batch; it returns a batch, several (a generator), or None (dropped, counted).
 
         A class is built once in each rank and its instances are called for each batch: load a model once, predict often.
-        A method `close`, if it has one, is called at the end. Each replica is an MPI world of `ranks` ranks of its own.
+        A method `close` of a class or callable object is called at the end. Each replica is an MPI world of its own, of `ranks`
+        ranks.
         `credit` is in bytes: what may lie in the inbox of a rank, and as much again in its outbox.
         """
         resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
@@ -156,8 +157,6 @@ class Pipeline:
         return replace(self, ends=(stage,))
 
     def __str__(self) -> str:
-        from ghee.plan import explain
-
         return explain(self)
 
 
@@ -240,6 +239,107 @@ def stages_of(pipeline: Pipeline) -> list[Stage]:
 def children_of(stage: Stage, stages: Iterable[Stage]) -> list[Stage]:
     """The stages that follow a stage."""
     return [other for other in stages if other.parent is stage]
+
+
+def names_of(stages: Iterable[Stage]) -> dict[Stage, str]:
+    """The stages' names, each once: the second of a name becomes "name-2"."""
+    names: dict[Stage, str] = {}
+    for stage in stages:
+        name, number = stage.name, 2
+        while name in names.values():
+            name, number = f"{stage.name}-{number}", number + 1
+        names[stage] = name
+    return names
+
+
+_RESOURCES = ("replicas", "ranks", "cpus", "memory", "gpus", "image")
+_OVERRIDES = {
+    "read": ("batch_size", "epochs", "limit", "shuffle", "shuffle_buffer", "replicas", "cpus", "memory", "image"),
+    "map": (*_RESOURCES, "credit"),
+    "loop": (*_RESOURCES, "credit", "tail", "ordered"),
+    "write": ("mode", "rows_per_file", "replicas", "cpus", "memory", "image"),
+}
+
+
+def override(pipeline: Pipeline, changes: Mapping[str, Mapping[str, Any]]) -> Pipeline:
+    """The pipeline with other options for some of its stages: {"preprocess": {"replicas": 4, "memory": "2Gi"}}.
+
+    Stages are called by their names as `ghee explain` prints them, the source "read". Raises PipelineError (ResourceError)
+    that lists every stage and option that does not exist, and every value that means nothing.
+    """
+    stages = stages_of(pipeline)
+    names = names_of(stages)
+    unknown = [name for name in changes if name not in names.values()]
+    problems = [f"there is no stage {name!r}; the stages are {', '.join(names.values())}" for name in unknown]
+    new: dict[Stage, Stage] = {}
+    for stage in stages:
+        options = dict(changes.get(names[stage], {}))
+        allowed = _OVERRIDES[stage.kind]
+        wrong = [option for option in options if option not in allowed]
+        problems += [f"stage {names[stage]!r} has no option {option!r}; it has {', '.join(allowed)}" for option in wrong]
+        try:
+            new[stage] = _with_options(stage, {key: value for key, value in options.items() if key in allowed})
+        except PipelineError as error:
+            problems.append(f"stage {names[stage]!r}: {error}")
+            new[stage] = stage
+        if stage.parent is not None:
+            new[stage] = replace(new[stage], parent=new[stage.parent])
+    if problems:
+        raise PipelineError("; ".join(problems))
+    return Pipeline(tuple(new[end] for end in pipeline.ends))
+
+
+def _with_options(stage: Stage, options: dict[str, Any]) -> Stage:
+    """A stage made again by the method that made it, so that every value is checked as it was there."""
+    if not options:
+        return stage
+    resources = {name: getattr(stage.resources, name) for name in _RESOURCES}
+    if stage.kind == "read":
+        given = resources if stage.own_ranks else {**resources, "replicas": None}
+        kept = {name: given[name] for name in ("replicas", "cpus", "memory", "image")}
+        return read(stage.payload, **{**stage.options, **kept, **options}).ends[0]
+    before = Pipeline((stage.parent,))  # type: ignore[arg-type]  # every stage but a source has one
+    if stage.kind == "write":
+        kept = {name: resources[name] for name in ("replicas", "cpus", "memory", "image")}
+        return before.write(stage.payload, name=stage.name, **{**stage.options, **kept, **options}).ends[0]
+    kept = {**resources, "name": stage.name, "credit": stage.credit}
+    if stage.kind == "map":
+        return before.map(stage.function, **{**kept, **options}).ends[0]  # type: ignore[arg-type]
+    kept |= {"tail": stage.tail.value, "ordered": stage.ordered}
+    return before.loop(stage.function, **{**kept, **options}).ends[0]  # type: ignore[arg-type]
+
+
+def explain(pipeline: Pipeline) -> str:
+    """The pipeline as a tree with its resources, without running it."""
+    stages = stages_of(pipeline)
+    names = names_of(stages)
+    lines: list[str] = []
+
+    def line(stage: Stage) -> str:
+        if stage.kind == "read":
+            options = ", ".join(f"{key}={value!r}" for key, value in stage.options.items())
+            where = f"; {stage.resources}" if stage.own_ranks else ""
+            return f"read {_short(stage.payload)}  ({options}{where})"
+        if stage.kind == "write":
+            return f"{names[stage]} → {_short(stage.payload)}  ({stage.resources})"
+        extra = "" if stage.kind == "map" else f", tail={stage.tail.value}{', ordered' if stage.ordered else ''}"
+        return f"{stage.kind} {names[stage]}  ({stage.resources}, credit={format_bytes(stage.credit)}{extra})"
+
+    def visit(stage: Stage, prefix: str, last: bool, top: bool) -> None:
+        lines.append(line(stage) if top else f"{prefix}{'└─ ' if last else '├─ '}{line(stage)}")
+        below = children_of(stage, stages)
+        for number, child in enumerate(below):
+            visit(child, "" if top else prefix + ("   " if last else "│  "), number == len(below) - 1, False)
+
+    visit(stages[0], "", True, True)
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    text = f"a {type(value).__name__}" if not callable(value) else f"callback {getattr(value, '__name__', '')}"
+    return text if not isinstance(value, list) or not value or not isinstance(value[0], str) else ", ".join(value)
 
 
 def _callable(method: str, function: object) -> None:

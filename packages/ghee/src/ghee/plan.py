@@ -11,10 +11,10 @@ from typing import Any
 import cloudpickle
 
 from ghee.errors import PickleError, PipelineError
-from ghee.pipeline import Pipeline, Stage, children_of, stages_of
-from ghee.protocol.coordinator import StageRules
+from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
+from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import Tail
-from ghee.resources import Resources, format_bytes
+from ghee.resources import Resources
 
 PREFETCH = 8
 """Batches that a map rank may hold: enough to hide the way there and back, few enough that a slow rank hoards none."""
@@ -24,7 +24,8 @@ PREFETCH = 8
 class PlannedStage:
     """A stage as it is launched.
 
-    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world.
+    `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world; `target`: what
+    the user gave to `write`.
     """
 
     index: int
@@ -42,6 +43,7 @@ class PlannedStage:
     depth: int
     after_loop: bool
     children: int
+    target: Any = None
 
     @property
     def size(self) -> int:
@@ -49,12 +51,19 @@ class PlannedStage:
         return 1 if self.hosted else self.resources.size
 
     @property
+    def ranks_of_world(self) -> int:
+        """Ranks of each of the stage's MPI worlds."""
+        if self.hosted:
+            return 1
+        return self.size if self.one_world else self.resources.ranks
+
+    @property
     def rules(self) -> StageRules:
         """What the protocol needs to know."""
         most = PREFETCH if self.kind == "map" else 1 << 30
         return StageRules(
             self.index, self.kind, self.parent, self.size, self.credit, most,  # type: ignore[arg-type]
-            self.ordered, self.tail, self.depth, self.after_loop,
+            self.ordered, self.tail, self.depth, self.after_loop, self.ranks_of_world,
         )  # fmt: skip
 
 
@@ -80,7 +89,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
     source = open_source(root.payload, **options)
     if hasattr(source, "check_epochs"):
         source.check_epochs(root.epochs)
-    names = _names(stages)
+    names = names_of(stages)
     joined = _joined(root, stages, source.hosted)
     kept = [stage for stage in stages if stage is not joined]
     numbers = {stage: number for number, stage in enumerate(kept)}
@@ -112,6 +121,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
                 depth=_depth(stage, joined),
                 after_loop=_after_loop(stage),
                 children=len(children_of(working, stages)),
+                target=stage.payload if stage.kind == "write" else None,
             )
         )
     for planned_stage in planned:
@@ -143,16 +153,6 @@ def _check(stages: list[Stage]) -> None:
             problems.append(f"{stage.name!r} is ordered, but comes after a loop, whose output has no order of the source")
     if problems:
         raise PipelineError("; ".join(problems))
-
-
-def _names(stages: list[Stage]) -> dict[Stage, str]:
-    names: dict[Stage, str] = {}
-    for stage in stages:
-        name, number = stage.name, 2
-        while name in names.values():
-            name, number = f"{stage.name}-{number}", number + 1
-        names[stage] = name
-    return names
 
 
 def _is_before(stage: Stage, other: Stage) -> bool:
@@ -227,35 +227,3 @@ def _defaults(function: Any) -> list[tuple[str, Any]]:
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is not parameter.empty
     ]
-
-
-def explain(pipeline: Pipeline) -> str:
-    """The pipeline as a tree with its resources, without running it."""
-    stages = stages_of(pipeline)
-    lines: list[str] = []
-
-    def line(stage: Stage) -> str:
-        if stage.kind == "read":
-            options = ", ".join(f"{key}={value!r}" for key, value in stage.options.items())
-            where = f"; {stage.resources}" if stage.own_ranks else ""
-            return f"read {_short(stage.payload)}  ({options}{where})"
-        if stage.kind == "write":
-            return f"{stage.name} → {_short(stage.payload)}  ({stage.resources})"
-        extra = "" if stage.kind == "map" else f", tail={stage.tail.value}{', ordered' if stage.ordered else ''}"
-        return f"{stage.kind} {stage.name}  ({stage.resources}, credit={format_bytes(stage.credit)}{extra})"
-
-    def visit(stage: Stage, prefix: str, last: bool, top: bool) -> None:
-        lines.append(line(stage) if top else f"{prefix}{'└─ ' if last else '├─ '}{line(stage)}")
-        below = children_of(stage, stages)
-        for number, child in enumerate(below):
-            visit(child, "" if top else prefix + ("   " if last else "│  "), number == len(below) - 1, False)
-
-    visit(stages[0], "", True, True)
-    return "\n".join(lines)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    text = f"a {type(value).__name__}" if not callable(value) else f"callback {getattr(value, '__name__', '')}"
-    return text if not isinstance(value, list) or not value or not isinstance(value[0], str) else ", ".join(value)

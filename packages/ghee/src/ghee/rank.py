@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import BatchId
 from ghee.stream import Batches
 from ghee.task import RankTask
-from ghee.transfer.manager import TransferManager
+from ghee.transfer.manager import Arrived, TransferManager
 
 
 def run_rank(
@@ -40,20 +41,43 @@ def run_rank(
     try:
         blob = manager.join(os.getpid())
         task = task or _load(blob)
-        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline))
+        world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
+        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
         manager.configure(task.settings)
         result = _RUNNERS[task.kind](manager, task, place)
-        manager.tell(m.Returned(manager.rank, cloudpickle.dumps(result)))
+        manager.tell(m.Returned(manager.rank, _dump(result, task)))
+        manager.wait_for_stop()
     except CancelledError:
-        return
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        pass
+    except BaseException as error:  # sys.exit too: the driver is told, whatever it was
         manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place)))))
-    manager.wait_for_stop()
+        manager.wait_for_stop()
+    finally:
+        context.leave()
 
 
 def _load(blob: bytes) -> RankTask:
-    task: RankTask = cloudpickle.loads(blob)
+    try:
+        task: RankTask = cloudpickle.loads(blob)
+    except Exception as error:
+        error.add_note(
+            "the function could not be loaded in the rank: it needs something that is there in your process, but that "
+            f"{sys.executable} does not find in a process of its own (a module beside the script or installed is found)"
+        )
+        raise
     return task
+
+
+def _dump(result: object, task: RankTask) -> bytes:
+    try:
+        data: bytes = cloudpickle.dumps(result)
+    except Exception as error:
+        kind = type(result).__name__
+        raise BatchError(
+            f"the result of the {task.kind} {task.stage!r}, a {kind}, cannot be sent back: {error}; "
+            "return what pickles (numbers, arrays, a state_dict), or write it to a file and return its path"
+        ) from error
+    return data
 
 
 class _Where:
@@ -75,14 +99,13 @@ class _Where:
 
 
 class _Function:
-    """The user's function of a map stage, whatever its kind: function, generator function, class."""
+    """The user's function of a map stage, whatever its kind: function, generator function, class, callable object."""
 
     def __init__(self, function: Callable[..., object] | None) -> None:
         self._call: Any = function
-        self._close: Any = None
         if function is not None and _is_class(function):
             self._call = function()
-            self._close = getattr(self._call, "close", None)
+        self._close: Any = None if inspect.isroutine(self._call) else getattr(self._call, "close", None)
 
     def __call__(self, batch: object) -> Iterator[object]:
         """The batches that come of one batch."""
@@ -101,44 +124,78 @@ def _is_class(function: object) -> bool:
     return isinstance(function, type) or (isinstance(function, functools.partial) and isinstance(function.func, type))
 
 
-def _apply(manager: TransferManager, function: _Function, name: BatchId, batch: object, rows: int) -> None:
-    """Call the function on one batch and send what comes of it."""
-    manager.wait_for_room(name[0])
+def _apply(
+    manager: TransferManager, function: _Function, name: BatchId, batch: object, rows: int, *, ordered: bool, redo: bool
+) -> None:
+    """Call the function on one batch and send what comes of it.
+
+    What is made again (`redo`) does not wait for room: nothing else might move before it is there.
+    """
     began, waited = time.perf_counter(), manager.times.waited_room
     outputs = rows_out = 0
     for result in function(batch):
+        if outputs and not redo:
+            manager.wait_for_room(name if ordered else name[:1])
         rows_out += manager.emit((*name, outputs), result)
         outputs += 1
     manager.times.worked += time.perf_counter() - began - (manager.times.waited_room - waited)
-    manager.tell(m.Finished(manager.rank, name, rows, rows_out, outputs))
+    manager.tell(m.Finished(manager.rank, name, rows, rows_out, outputs, redo))
 
 
 def _run_read(manager: TransferManager, task: RankTask, place: _Where) -> None:
-    function = _Function(task.function)
-    source: Any = task.payload
-    said = [0] * (task.epochs + 1)
-    order: dict[int, list[Any]] = {}
-    manager.tell(m.Idle(manager.rank))
-    while not isinstance(step := manager.next_read(), m.StreamEnd):
-        if isinstance(step, m.EpochEnd):
-            manager.tell(_epoch_done(manager, step.epoch, step.batches, said[step.epoch]))
-            continue
-        if step.epoch not in order:
-            order = {step.epoch: source.order(task.splits, step.epoch)}
-        batches = rows = 0
-        reading = source.read(order[step.epoch][step.split], epoch=step.epoch)
-        while (batch := _timed_next(manager, reading)) is not None:
+    _Reader(manager, task, place).run()
+
+
+class _Reader:
+    """A rank of the first stage: reads splits and calls the first function."""
+
+    def __init__(self, manager: TransferManager, task: RankTask, place: _Where) -> None:
+        self._manager, self._task, self._place = manager, task, place
+        self._function = _Function(task.function)
+        self._source: Any = task.payload
+        self._said = [0] * (task.epochs + 1)
+        self._orders: dict[int, list[Any]] = {}
+
+    def run(self) -> None:
+        manager = self._manager
+        manager.tell(m.Idle(manager.rank))
+        while not isinstance(step := manager.next_read(), m.StreamEnd):
+            if isinstance(step, m.EpochEnd):
+                manager.tell(_epoch_done(manager, step.epoch, step.batches, self._said[step.epoch]))
+            else:
+                self._read(step)
+                if step.only is None:
+                    manager.tell(m.Idle(manager.rank))
+        self._function.close()
+
+    def _read(self, step: m.Read) -> None:
+        manager, batches, rows = self._manager, 0, 0
+        for batch in self._batches(step):
             name = (step.epoch, step.split, batches)
-            place.at(name)
             count = rows_of(batch)
+            batches, rows = batches + 1, rows + count
+            if name[2] in step.skip or (step.only is not None and name[2] not in step.only):
+                continue
+            while step.only is None and not manager.wait_for_room(name[:2]):
+                urgent = manager.urgent_read()
+                if urgent is not None:
+                    self._read(urgent)
+            self._place.at(name)
             manager.times.batches_in += 1
             manager.times.rows_in += count
-            _apply(manager, function, name, batch, count)
-            batches, rows = batches + 1, rows + count
-        place.at(None)
-        said[step.epoch] += rows
-        manager.tell(m.SplitDone(manager.rank, step.epoch, step.split, batches, rows), m.Idle(manager.rank))
-    function.close()
+            ordered = self._task.settings.ordered
+            _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo)
+            self._said[step.epoch] += 0 if step.redo else count
+            self._place.at(None)
+        partial = step.only is not None
+        manager.tell(m.SplitDone(manager.rank, step.epoch, step.split, batches, rows, partial))
+
+    def _batches(self, step: m.Read) -> Iterator[Any]:
+        if step.epoch not in self._orders:
+            self._orders[step.epoch] = self._source.order(self._task.splits, step.epoch)
+        reading = self._source.read(self._orders[step.epoch][step.split], epoch=step.epoch)
+        while (batch := _timed_next(self._manager, reading)) is not None:
+            yield batch
 
 
 def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
@@ -151,16 +208,27 @@ def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
 
 def _run_map(manager: TransferManager, task: RankTask, place: _Where) -> None:
     function = _Function(task.function)
+    ordered = task.settings.ordered
     batches = rows = 0
+
+    def take(arrived: Arrived) -> None:
+        place.at(arrived.id)
+        batch = manager.unpack(arrived)
+        _apply(manager, function, arrived.id, batch, arrived.rows, ordered=ordered, redo=arrived.redo)
+        place.at(None)
+
     while not isinstance(step := manager.next_batch(), StreamEnded):
         if isinstance(step, End):
             manager.tell(_epoch_done(manager, step.epoch, batches, rows))
             batches = rows = 0
             continue
-        place.at(step.id)
-        _apply(manager, function, step.id, manager.unpack(step), step.rows)
-        batches, rows = batches + 1, rows + step.rows
-        place.at(None)
+        while not step.redo and not manager.wait_for_room(step.id if ordered else step.id[:1]):
+            urgent = manager.urgent_batch()
+            if urgent is not None:
+                take(urgent)
+        take(step)
+        if not step.redo:
+            batches, rows = batches + 1, rows + step.rows
     function.close()
 
 
@@ -192,6 +260,7 @@ def _send_all(manager: TransferManager, task: RankTask, batches: Batches, result
             batch = next(results)
         except StopIteration as stop:
             return stop.value
+        manager.wait_for_room((batches.epoch,))
         manager.emit((batches.epoch, -manager.rank.stage, manager.rank.index, number), batch)
         number += 1
 

@@ -47,6 +47,7 @@ class Report:
     stages: list[StageReport] = field(default_factory=list)
     limited_by: str = ""
     advice: str = ""
+    restarts: list[str] = field(default_factory=list)
 
     def stage(self, name: str) -> StageReport:
         """The report of a stage, by its name."""
@@ -86,6 +87,7 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [f"started again: {reason}" for reason in self.restarts]
         return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
 
 

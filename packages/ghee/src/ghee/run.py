@@ -19,6 +19,7 @@ from ghee.errors import CancelledError, PipelineError
 from ghee.launch.contract import Launcher
 from ghee.pipeline import Pipeline
 from ghee.plan import Plan, make_plan
+from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
 from ghee.report import Report
 
@@ -40,6 +41,7 @@ class Run:
         self.folder = folder
         self._plan, self._driver, self._progress = plan, driver, progress
         self._error: BaseException | None = None
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
         self._thread.start()
 
@@ -48,15 +50,16 @@ class Run:
             self._driver.run()
         except BaseException as error:
             self._error = error
-        finally:
+        try:
             if self._progress is not None:
                 self._progress.close(self.report if self._error is None else None)
             (self.folder / "report.json").write_text(self.report.to_json())
+        finally:
+            self._over.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended, for `timeout` seconds at most; returns whether it has. Raises nothing."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._over.wait(timeout)  # not Thread.join: Python 3.11 takes a thread for ended whose join Ctrl-C broke off
 
     @property
     def results(self) -> dict[str, list[Any]]:
@@ -77,7 +80,7 @@ class Run:
         results = self.results
         parents = {stage.parent for stage in self._plan.stages}
         ends = [stage for stage in self._plan.stages if stage.index not in parents]
-        found = {end.name: results[end.name][0] if end.kind == "loop" else end.payload.target for end in ends}
+        found = {end.name: results[end.name][0] if end.kind == "loop" else end.target for end in ends}
         return found if len(found) > 1 else next(iter(found.values()))
 
     @property
@@ -96,6 +99,7 @@ class Run:
         self.wait()
 
     def _end(self) -> None:
+        self.wait()
         self._thread.join()
         if self._error is not None:
             raise self._error.with_traceback(None)
@@ -107,19 +111,25 @@ def run(
     *,
     wait: bool = True,
     progress: bool | None = None,
+    retries: int = RETRIES,
 ) -> Run:
     """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
 
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
-    is a terminal. Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the
-    exception of a user's function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C
-    stops every process of the run and raises KeyboardInterrupt.
+    is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed:
+    what was lost with it is made again from the source, and delivered once.
+
+    Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
+    function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
+    run and raises KeyboardInterrupt.
     """
     plan = make_plan(pipeline)
     run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     folder = _make_folder(run_id)
     shown = _progress(run_id) if progress or (progress is None and sys.stderr.isatty()) else None
-    driver = Driver(plan, _launcher(on, folder, shown), run_id, folder, shown.update if shown else None)
+    driver = Driver(
+        plan, _launcher(on, folder, shown), run_id, folder, retries=retries, observe=shown.update if shown else None
+    )
     handle = Run(plan, driver, folder, shown)
     if wait:
         try:
@@ -165,25 +175,28 @@ def home() -> Path:
 
 def _make_folder(run_id: str) -> Path:
     runs = home() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
     folder = runs / run_id
-    (folder / "logs").mkdir(parents=True, mode=0o700)
+    for private in (folder, folder / "logs"):
+        private.mkdir(mode=0o700)
     for old in sorted(path for path in runs.iterdir() if path.is_dir())[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `ghee.run`; the message says what was stopped."""
+def _interrupted(handle: Run) -> KeyboardInterrupt:
+    """One line instead of a traceback, for a Ctrl-C that nobody catches.
 
-
-def _interrupted(handle: Run) -> Interrupted:
-    """One line instead of a traceback, for a Ctrl-C that nobody catches."""
-    error = Interrupted(f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone")
+    No class of our own: the interpreter ends as after an interrupt for KeyboardInterrupt itself only.
+    """
+    error = KeyboardInterrupt(
+        f"ghee: interrupted after {handle.report.seconds:.1f} s; every process of run {handle.id} is gone"
+    )
     before = sys.excepthook
 
     def hook(kind: type[BaseException], raised: BaseException, trace: TracebackType | None) -> None:
         sys.excepthook = before
-        if isinstance(raised, Interrupted):
+        if raised is error:
             print(raised, file=sys.stderr)
         else:
             before(kind, raised, trace)

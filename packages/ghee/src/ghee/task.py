@@ -28,3 +28,4 @@ class RankTask:
     splits: list[object]
     epochs: int
     folder: str
+    gpus: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from ghee.launch.contract import Death, World
@@ -12,6 +13,8 @@ from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.inproc import CopyStore, Exchange
 from ghee.transfer.manager import TransferManager
 
+_CLOSE_SECONDS = 5.0
+
 
 class InlineLauncher:
     """Threads and queues. MPI's COMM_WORLD is this process's; `ghee.rank()` and `ghee.size()` are the rank's own."""
@@ -19,6 +22,7 @@ class InlineLauncher:
     def __init__(self) -> None:
         self._exchange = Exchange()
         self._threads: list[threading.Thread] = []
+        self._managers: list[TransferManager] = []
         self._driver = ""
 
     def check(self, worlds: Sequence[World]) -> None:
@@ -38,13 +42,14 @@ class InlineLauncher:
         """Start a thread for each rank."""
         for world in worlds:
             for number, rank in enumerate(world.ranks):
+                manager = TransferManager(rank, *self.member(), self._driver)
+                self._managers.append(manager)
                 self._threads.append(threading.Thread(
-                    target=self._run, args=(rank, world, number), name=f"{world.name} {rank.index}", daemon=True,
+                    target=self._run, args=(manager, world, number), name=f"{world.name} {rank.index}", daemon=True,
                 ))  # fmt: skip
                 self._threads[-1].start()
 
-    def _run(self, rank: RankId, world: World, number: int) -> None:
-        manager = TransferManager(rank, *self.member(), self._driver)
+    def _run(self, manager: TransferManager, world: World, number: int) -> None:
         try:
             run_rank(manager, world.name, number, world.size, inline=True)
         finally:
@@ -59,8 +64,13 @@ class InlineLauncher:
 
     def stop(self, seconds: float) -> None:
         """Wait for the threads; a function that does not return cannot be killed in a thread."""
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(seconds)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """Nothing was put down."""
+        """Stop the threads, those too that had not joined yet when the run ended."""
+        for manager in self._managers:
+            manager.stop()
+        self.stop(_CLOSE_SECONDS)
+        self._threads.clear()

@@ -33,8 +33,13 @@ from ghee.transfer.frames import FrameStore
 from ghee.transfer.shm import SharedStore
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
-MPICH_SHARED_MEMORY = 8 << 20
-"""Bytes of /dev/shm that a world of MPICH may use for each of its ranks (measured: benchmarks/shared_memory.py)."""
+MPICH_SHARED_MEMORY = 2 << 20
+"""Bytes of /dev/shm with which a world of MPICH starts, for each of its ranks; needs 1.01 MiB each, and a little once
+(measured: benchmarks/shared_memory.py)."""
+
+MPI_SETTINGS = {"UCX_TLS": "self,sysv,cma"}
+"""What MPI is told unless the user's environment says otherwise. Ranks of one host talk through MPICH's own shared memory.
+UCX below it would take four times as much of /dev/shm and never use it ("posix"), and listen on every interface ("tcp")."""
 
 _EXIT_STRING = re.compile(r"EXIT STRING: (.+?) \(signal (\d+)\)")
 
@@ -91,12 +96,12 @@ class LocalLauncher:
     def check(self, worlds: Sequence[World]) -> None:
         """Raise MachineError where /dev/shm is too small for MPI."""
         needed = sum(world.size for world in worlds if world.size > 1) * MPICH_SHARED_MEMORY
-        free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+        free, fix = shared_memory_free(), f"{max(64, needed >> 19)}m"
         if free < needed:
             raise MachineError(
                 f"/dev/shm has {format_bytes(free)} free, but MPI needs about {format_bytes(needed)} there for "
                 f"{sum(world.size for world in worlds if world.size > 1)} ranks; enlarge it "
-                f"(mount -o remount,size={format_bytes(2 * needed)} /dev/shm; docker run --shm-size={format_bytes(2 * needed)}; "
+                f"(mount -o remount,size={fix} /dev/shm; docker run --shm-size={fix}; "
                 "on Kubernetes an emptyDir with medium: Memory) or ask for fewer replicas"
             )
 
@@ -122,15 +127,23 @@ class LocalLauncher:
             bootstrap.touch(mode=0o600)
             bootstrap.write_bytes(pickle.dumps(content))
         for world in worlds:
+            if world.life:
+                self._bury(world)
             self._start(world, bootstrap)
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="ghee watcher", daemon=True)
             self._watcher.start()
 
+    def _bury(self, world: World) -> None:
+        """What is left of the life before: a world that is started again must be gone."""
+        for process in [p for p in self._processes if (p.world.stage, p.world.replica) == (world.stage, world.replica)]:
+            self._kill(process)
+            self._processes.remove(process)
+
     def _start(self, world: World, bootstrap: Path) -> None:
         for rank in world.ranks:
             self._output.add(rank, world.name, os.path.join(self._folder, f"output-{rank.stage}-{rank.index}-{rank.life}"))
-        log = self._logs / f"mpiexec-{world.name}-{world.replica}.log"
+        log = self._logs / f"mpiexec-{world.name}-{world.replica}-{world.life}.log"
         names = [str(value) for value in (world.stage, world.first, world.life)]
         command = [
             self._mpiexec,
@@ -146,7 +159,7 @@ class LocalLauncher:
             popen = subprocess.Popen(
                 [*command, str(bootstrap), world.name, *names],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**MPI_SETTINGS, **os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         self._processes.append(_Process(world, popen, log, {}))
         self._poll.register(os.pidfd_open(popen.pid), select.EPOLLIN)
@@ -224,8 +237,8 @@ class LocalLauncher:
                         self._on_world_gone()
 
     def _on_rank_gone(self, rank: RankId) -> None:
-        process = next(p for p in self._processes if rank in p.world.ranks)
-        if any(other in self._dead for other in process.world.ranks):
+        process = next((p for p in self._processes if rank in p.world.ranks), None)
+        if process is None or any(other in self._dead for other in process.world.ranks):
             return  # mpiexec ends the others of its world: not a cause
         self._dead.add(rank)
         try:
@@ -250,6 +263,8 @@ class LocalLauncher:
             )
         elif how.startswith("was killed by SIGKILL"):
             how += " (kill -9 by someone, or the kernel out of memory: see dmesg)"
+        elif how.startswith("was killed by SIGBUS"):
+            how += f" (memory that cannot be had: /dev/shm has {format_bytes(shared_memory_free())} free, see its size)"
         pid = process.pids.get(rank)
         when = f"process {pid}" if pid else "before it had joined the run"
         tail = self._output.tail(rank) or "".join(process.log.read_text(errors="replace").splitlines(True)[:15])
@@ -259,6 +274,11 @@ class LocalLauncher:
         self._deaths.append(Death(rank, reason, killed))
         if self._endpoint is not None:
             self._endpoint.wake()
+
+
+def shared_memory_free() -> int:
+    """Bytes that are free in /dev/shm."""
+    return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
 
 
 def make_store(carrier: str) -> Store:

@@ -21,6 +21,7 @@ class _Pipe:
     source: str
     log: Path
     file: IO[bytes]
+    descriptor: int
     rest: bytes = b""
     last: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
 
@@ -37,6 +38,7 @@ class Output:
         self._wake, self._wake_end = os.pipe2(os.O_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def add(self, rank: RankId, stage: str, path: str) -> None:
@@ -44,7 +46,7 @@ class Output:
         os.mkfifo(path, 0o600)
         descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # RDWR: never at its end while we hold it
         log = self._logs / f"{stage}-{rank.index}.log"
-        pipe = _Pipe(f"{stage} {rank.index}", log, log.open("ab"))
+        pipe = _Pipe(f"{stage} {rank.index}", log, log.open("ab"), descriptor)
         with self._lock:
             self._pipes[rank] = pipe
             self._selector.register(descriptor, selectors.EVENT_READ, pipe)
@@ -59,7 +61,8 @@ class Output:
         return self._pipes[rank].log
 
     def tail(self, rank: RankId) -> str:
-        """The last lines that a rank printed."""
+        """The last lines that a rank printed, up to this moment."""
+        self._drain(self._pipes[rank])
         return "\n".join(self._pipes[rank].last)
 
     def close(self) -> None:
@@ -70,7 +73,7 @@ class Output:
             self._thread = None
         for key in list(self._selector.get_map().values() if self._selector.get_map() else ()):
             if key.data is not None:
-                self._drain(key.fd, key.data)
+                self._drain(key.data)
                 self._take(key.data, b"\n" if key.data.rest else b"")
                 key.data.file.close()
             os.close(key.fd)
@@ -86,15 +89,16 @@ class Output:
                     if b"x" in os.read(self._wake, 4096):
                         return
                 else:
-                    self._drain(key.fd, key.data)
+                    self._drain(key.data)
 
-    def _drain(self, descriptor: int, pipe: _Pipe) -> None:
-        while True:
-            try:
-                data = os.read(descriptor, 1 << 16)
-            except BlockingIOError:
-                return
-            self._take(pipe, data)
+    def _drain(self, pipe: _Pipe) -> None:
+        with self._reading:
+            while True:
+                try:
+                    data = os.read(pipe.descriptor, 1 << 16)
+                except BlockingIOError:
+                    return
+                self._take(pipe, data)
 
     def _take(self, pipe: _Pipe, data: bytes) -> None:
         pipe.file.write(data)

@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 from ghee.launch.local import Bootstrap, make_store
+from ghee.launch.mpi import UnlinkAfterImport
 from ghee.protocol.messages import RankId
 from ghee.rank import run_rank
 from ghee.transfer.manager import TransferManager
@@ -30,6 +31,7 @@ def main(path: str, name: str, stage: str, first: str, life: str) -> None:
     _end_with_the_driver(bootstrap)
     _redirect_output(f"{bootstrap.folder}/output-{rank.stage}-{rank.index}-{rank.life}")
     sys.path[:] = bootstrap.path
+    sys.meta_path.insert(0, UnlinkAfterImport())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     sys.setswitchinterval(SWITCH_SECONDS)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

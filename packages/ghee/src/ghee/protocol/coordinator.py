@@ -1,123 +1,32 @@
-"""The coordinator: who reads what, who gets the next batch, when an epoch has ended, whether the ledger balances.
+"""The coordinator: who reads what, who gets the next batch, when an epoch has ended, what is made again.
 
-A state machine without I/O: `on(event)` returns the actions. The driver feeds it what the ranks say and carries out
-what it answers. An *edge* is named by the stage it leads to; every stage but the first has exactly one.
+A state machine without I/O: `on(events)` returns the actions. The driver feeds it what the ranks say and carries out
+what it answers. An *edge* is named by the stage it leads to; every stage but the first has exactly one. The rules in
+prose, with the reasons: docs/protocol.md.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
-from typing import Literal
 
 from ghee.protocol import messages as m
-from ghee.protocol.credit import Credit
+from ghee.protocol.edge import Edge, SourceRules, StageRules
 from ghee.protocol.ledger import Ledger
+from ghee.protocol.lineage import Batch, Lineage, Status, Way
 from ghee.protocol.messages import Action, BatchId, RankId, Tail
-from ghee.protocol.sequence import Sequence
+from ghee.protocol.recovery import Recovery
 from ghee.protocol.share import Rounds
+from ghee.protocol.splits import Splits
 
-Kind = Literal["read", "map", "loop", "write"]
-
-
-@dataclass(frozen=True)
-class StageRules:
-    """What the rules need to know of a stage.
-
-    `credit` is in bytes and `most` in batches, both for each rank. `depth` counts the functions that a batch has passed
-    through before it arrives here. `after_loop`: a loop lies upstream, so that batches may come after the last epoch.
-    """
-
-    index: int
-    kind: Kind
-    parent: int | None
-    ranks: int
-    credit: int = 64 << 20
-    most: int = 1 << 30
-    ordered: bool = False
-    tail: Tail = Tail.DROP
-    depth: int = 0
-    after_loop: bool = False
-
-
-@dataclass(frozen=True)
-class SourceRules:
-    """What the rules need to know of the source: `order(epoch)` gives the splits' numbers in the order of reading."""
-
-    epochs: int
-    order: Callable[[int], SequenceOf[int]]
-    rows: SequenceOf[int | None]
-
-
-@dataclass
-class _Batch:
-    """A batch in an outbox. `copies`: to how many edges it must still be sent."""
-
-    sender: RankId
-    rows: int
-    size: int
-    copies: int
-
-
-class _Edge:
-    """The state of the edge into a stage."""
-
-    def __init__(self, rules: StageRules, epochs: int, splits: int) -> None:
-        self.rules = rules
-        self.splits = splits
-        self.epochs = epochs + rules.after_loop
-        self.ranks = [RankId(rules.index, index) for index in range(rules.ranks)]
-        self.credit = Credit(self.ranks, rules.credit, rules.most)
-        self.epoch = 0
-        self.ready: dict[int, dict[BatchId, None]] = {}
-        self.held: dict[RankId, dict[BatchId, _Batch]] = {rank: {} for rank in self.ranks}
-        self.given: dict[int, dict[RankId, int]] = {}
-        self.open: dict[int, int] = {}
-        self.told: set[int] = set()
-        self.done: dict[int, set[RankId]] = {}
-        self.returned: set[RankId] = set()
-        self.rounds: dict[int, Rounds] = {}
-        self.filled: set[int] = set()
-        self.sequences: dict[int, Sequence] = {}
-
-    @property
-    def shared(self) -> bool:
-        """Whether all ranks must get the same number of batches."""
-        return self.rules.kind == "loop"
-
-    @property
-    def abandoned(self) -> bool:
-        return len(self.returned) == len(self.ranks)
-
-    @property
-    def left_early(self) -> bool:
-        """Whether a rank has returned before the end of the stream."""
-        return any(len(self.done.get(epoch, ())) < len(self.ranks) for epoch in range(self.epochs))
-
-    def rounds_of(self, epoch: int) -> Rounds:
-        if epoch not in self.rounds:
-            self.rounds[epoch] = Rounds(self.ranks, self.rules.ordered)
-        return self.rounds[epoch]
-
-    def sequence_of(self, epoch: int) -> Sequence:
-        if epoch not in self.sequences:
-            self.sequences[epoch] = Sequence(epoch, self.splits, self.rules.depth)
-        return self.sequences[epoch]
-
-    def next_ready(self) -> BatchId | None:
-        """The batch that is to be given away next."""
-        ready = self.ready.get(self.epoch)
-        if self.rules.ordered:
-            return self.sequence_of(self.epoch).next(ready or {})  # type: ignore[arg-type]
-        return next(iter(ready)) if ready else None
+RETRIES = 3
+"""How often a world may be started again, unless the run says otherwise."""
 
 
 class Coordinator:
     """The rules of one run. Not thread-safe: the driver's thread alone calls it."""
 
-    def __init__(self, stages: SequenceOf[StageRules], source: SourceRules) -> None:
+    def __init__(self, stages: SequenceOf[StageRules], source: SourceRules, retries: int = RETRIES) -> None:
         self.stages = list(stages)
         self.source = source
         self.ledger = Ledger([stage.parent for stage in stages])
@@ -125,156 +34,180 @@ class Coordinator:
         for stage in stages[1:]:
             assert stage.parent is not None
             self.children[stage.parent].append(stage.index)
-        splits = len(source.rows)
-        self.edges = [_Edge(stage, source.epochs, splits) for stage in stages]
-        self.batches: dict[BatchId, _Batch] = {}
-        self.idle: deque[RankId] = deque()
-        self.read_epoch = 0
-        self.left: deque[tuple[int, int]] = deque(enumerate(source.order(0)) if source.epochs else ())
-        self.splits_done = [0] * source.epochs
+        self.edges = [Edge(stage, source.epochs, len(source.rows)) for stage in stages]
+        self.lineage = Lineage()
+        self.splits = Splits(source, lambda key: frozenset(self.lineage.finished.get(key, ())))
+        self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
         self.finished = False
+        self._tally: dict[tuple[RankId, int], int] = {}
         self._out: list[Action] = []
 
     # ── entry ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> list[Action]:
         """The first actions: an empty source has ended before it began."""
-        return self._collect()
+        return self.on()
 
     def on(self, *events: m.Event) -> list[Action]:
         """Take events in their order, answer with the actions that follow from them."""
         for event in events:
-            if not self.finished:
+            if not self.finished and self._is_alive(event.rank):
                 _HANDLERS[type(event)](self, event)
-        return self._collect()
-
-    def _collect(self) -> list[Action]:
         if not self.finished:
             self._settle()
         out, self._out = self._out, []
         return out
 
+    def _is_alive(self, rank: RankId) -> bool:
+        """What a dead rank had said last is as if it had not been said: it was lost with it."""
+        return self.edges[rank.stage].ranks[rank.index].life == rank.life
+
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_joined(self, event: m.Joined) -> None:
-        pass
+        if event.rank.life and event.rank.stage > 0:
+            self.edges[event.rank.stage].credit.add(event.rank)
 
     def _on_idle(self, event: m.Idle) -> None:
-        self.idle.append(event.rank)
-        self._hand_out_splits()
-
-    def _hand_out_splits(self) -> None:
-        while self.idle:
-            while not self.left:
-                if self.read_epoch + 1 >= self.source.epochs or not self.source.rows:
-                    return
-                self.read_epoch += 1
-                self.left.extend(enumerate(self.source.order(self.read_epoch)))
-            place, _ = self.left.popleft()
-            self._out.append(m.Read(self.idle.popleft(), self.read_epoch, place))
-
-    def split_at(self, epoch: int, place: int) -> int:
-        """The number of the split that is read as the `place`-th of an epoch."""
-        return self.source.order(epoch)[place]
+        self.splits.idle(event.rank)
 
     def _on_made(self, event: m.Made) -> None:
+        known = self.lineage.find(event.id)
+        if known is not None:
+            self._out.extend(self.recovery.made_again(event, known, self.ledger))
+            return
+        if self.lineage.is_closed(event.id):
+            self._out.append(m.Discard(event.rank, event.id))
+            return
         stage, epoch = event.rank.stage, event.id[0]
-        entry = self.ledger.at(stage, epoch)
-        entry.made_rows += event.rows
-        entry.made_batches += 1
-        children = [child for child in self.children[stage] if not self.edges[child].abandoned]
+        self.ledger.made(stage, epoch, event.rows)
+        ways = {}
         for child in self.children[stage]:
             if self.edges[child].abandoned:
                 self.ledger.at(child, epoch).skipped += event.rows
-        if not children:
+            else:
+                ways[child] = Way(event.rank)
+        if not ways:
             self._out.append(m.Discard(event.rank, event.id))
             return
-        self.batches[event.id] = _Batch(event.rank, event.rows, event.size, len(children))
-        for child in children:
-            self.edges[child].ready.setdefault(epoch, {})[event.id] = None
+        batch = Batch(event.id, event.rows, event.size, ways, {event.rank})
+        root = self.lineage.root_of(event.id)
+        root.batches[event.id] = batch
+        root.open += len(ways)
+        self.recovery.depends_on(event.rank, batch)
+        for child in ways:
+            self.edges[child].add_ready(batch)
 
     def _on_finished(self, event: m.Finished) -> None:
         stage, epoch = event.rank.stage, event.id[0]
-        self.ledger.finished(stage, epoch, event.rows_in, event.rows_out, event.outputs)
+        # Closed: its last lost batch came out and was consumed before its function was done with it again.
+        root = None if self.lineage.is_closed(event.id) else self.lineage.root_of(event.id)
+        if root is not None and event.id not in root.finished:
+            rows_out = self.recovery.rows_made_of(event, root) if event.redo else event.rows_out
+            self.ledger.finished(stage, epoch, event.rows_in, rows_out, event.outputs)
+            for edge in self.edges[1:]:
+                edge.counted(event.id, event.outputs)
+            self.lineage.mark_finished(event.id, root)
         if stage > 0:
-            self._give_back(event.rank, event.id)
+            self._take_in(event.rank, event.id)
             self.edges[stage].open[epoch] -= 1
-        self._count(event.id, event.outputs)
+        if root is not None:
+            self.recovery.settle_lost(event, root, self.ledger)
+            self.lineage.close_if_over(event.id[:3])
+        if not event.redo:
+            self._count(event.rank, epoch, event.rows_in)
 
-    def _count(self, prefix: BatchId, children: int) -> None:
-        for edge in self.edges[1:]:
-            if edge.rules.ordered and edge.epoch <= prefix[0]:
-                edge.sequence_of(prefix[0]).counted(prefix, children)
+    def _count(self, rank: RankId, epoch: int, rows: int) -> None:
+        self._tally[rank, epoch] = self._tally.get((rank, epoch), 0) + rows
 
     def _on_split_done(self, event: m.SplitDone) -> None:
-        entry = self.ledger.at(0, event.epoch)
-        expected = self.source.rows[self.split_at(event.epoch, event.split)]
-        entry.read_rows += event.rows
-        entry.read_batches += event.batches
-        entry.expected_rows += event.rows if expected is None else expected
-        self.splits_done[event.epoch] += 1
-        given = self.edges[0].given.setdefault(event.epoch, {})
-        given[event.rank] = given.get(event.rank, 0) + event.batches
-        self._count((event.epoch, event.split), event.batches)
+        key = (event.epoch, event.split)
+        if self.splits.split_done(event):
+            entry, expected = self.ledger.at(0, event.epoch), self.splits.rows(key)
+            entry.read_rows += event.rows
+            entry.read_batches += event.batches
+            entry.expected_rows += event.rows if expected is None else expected
+            for edge in self.edges[1:]:
+                edge.counted(key, event.batches)
 
     def _on_accepted(self, event: m.Accepted) -> None:
         edge = self.edges[event.rank.stage]
-        if edge.shared and len(edge.ranks) > 1:
-            self._arrived(edge, event.id[0], event.rank)
+        batch = edge.held[event.rank].get(event.id)
+        if batch is not None and batch.ways[event.rank.stage].status is Status.SENT:
+            self._out.extend(self.recovery.arrived(batch, event.rank.stage))
+            if edge.shared and len(edge.ranks) > 1:
+                self._arrived(edge, event.id[0], event.rank)
 
-    def _arrived(self, edge: _Edge, epoch: int, rank: RankId) -> None:
-        rounds = edge.rounds.get(epoch)  # gone when the ranks were told how many batches the epoch has
+    def _arrived(self, edge: Edge, epoch: int, rank: RankId) -> None:
+        rounds = edge.rounds_if_open(epoch)
         released = rounds.arrived(rank) if rounds is not None else None
         if released is not None:
-            self._out.extend(m.Release(to, epoch, released) for to in edge.ranks if to not in edge.returned)
+            self._out.extend(m.Release(to, epoch, released) for to in self._present(edge))
+
+    def _on_recalled(self, event: m.Recalled) -> None:
+        self._out.extend(self.recovery.recalled(event))
 
     def _on_consumed(self, event: m.Consumed) -> None:
-        self._give_back(event.rank, event.id)
+        batch = self._take_in(event.rank, event.id)
+        if batch is not None:
+            self._count(event.rank, event.id[0], batch.rows)
 
-    def _give_back(self, rank: RankId, name: BatchId) -> None:
+    def _take_in(self, rank: RankId, name: BatchId) -> Batch | None:
+        """The rank is done with a batch. None if it stood in for another: that is charged to nobody."""
         edge = self.edges[rank.stage]
         batch = edge.held[rank].pop(name, None)
-        if batch is not None:  # a batch that stands in for another is charged to nobody
+        if batch is not None:
             edge.credit.give_back(rank, batch.size, name[0])
-            if edge.shared and edge.epoch in edge.rounds:
-                edge.rounds[edge.epoch].unpark(rank)
+            rounds = edge.rounds_if_open(edge.epoch)
+            if rounds is not None:
+                rounds.unpark(rank)
+            self.lineage.done(batch, rank.stage)
+        return batch
 
     def _on_epoch_done(self, event: m.EpochDone) -> None:
         edge = self.edges[event.rank.stage]
         entry = self.ledger.at(event.rank.stage, event.epoch)
-        entry.said_rows += event.rows
+        said = event.rows + event.skipped - event.repeated_rows
+        tally = self._tally.pop((event.rank, event.epoch), 0)
+        if said != tally:
+            self._fail("ledger", f"{event.rank} counted {said} rows in epoch {event.epoch}, the driver {tally}")
+            return
         entry.skipped += event.skipped
         entry.tail += event.tail
         entry.repeated += event.repeated_rows
         entry.padded += event.padded
-        if edge.rules.kind in ("loop", "write"):
+        if edge.is_consumer:
             entry.rows_in += event.rows
-        for name in [name for name in edge.held[event.rank] if name[0] == event.epoch]:
-            self._give_back(event.rank, name)  # what the tail rule dropped was never consumed
+            for name in [name for name in edge.held[event.rank] if name[0] == event.epoch]:
+                self._take_in(event.rank, name)  # what the tail rule dropped was never consumed
         done = edge.done.setdefault(event.epoch, set())
         done.add(event.rank)
-        if len(done) == len(edge.ranks):
-            self._balance(edge, event.epoch)
+        if len(done) == len(edge.ranks) and edge.is_consumer:
+            self._balance(event.epoch)
 
-    def _balance(self, edge: _Edge, epoch: int) -> None:
-        stage = edge.rules.index
-        problems = self.ledger.problems(stage, epoch)
-        if problems:
-            self._fail("ledger", f"the ledger of epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
-        else:
+    def _balance(self, epoch: int) -> None:
+        """The epoch is over where batches end: by now nothing of it will be made again, so all stages must balance."""
+        if any(edge.is_consumer and len(edge.done.get(epoch, ())) < len(edge.ranks) for edge in self.edges):
+            return
+        for stage in range(len(self.stages)):
+            problems = self.ledger.problems(stage, epoch)
+            if problems:
+                self._fail("ledger", f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
+                return
             self._out.append(m.EpochBalanced(stage, epoch))
 
     def _on_returned(self, event: m.Returned) -> None:
         edge = self.edges[event.rank.stage]
         edge.returned.add(event.rank)
         for name in list(edge.held[event.rank]):
-            self._give_back(event.rank, name)
+            self._take_in(event.rank, name)
         if edge.abandoned:
-            for epoch in list(edge.ready):
-                for name in list(edge.ready[epoch]):
-                    self._skip(edge, epoch, name)
+            for batch in [batch for ready in edge.ready.values() for batch in ready.values()]:
+                edge.ready[batch.id[0]].pop(batch.id)
+                self._skip(edge, batch)
+            self.recovery.abandon(edge)
         ends = [e for e in self.edges if not self.children[e.rules.index]]
-        nothing_more_wanted = all(e.abandoned and e.left_early for e in ends)
+        nothing_more_wanted = all(e.abandoned and not e.complete for e in ends)
         if nothing_more_wanted or all(e.abandoned for e in self.edges):
             self.finished = True
             self._out.append(m.Finish())
@@ -284,9 +217,9 @@ class Coordinator:
         self._out.append(m.Fail("user", "a function raised", event.rank, event.error))
 
     def _on_died(self, event: m.Died) -> None:
-        if event.rank not in self.edges[event.rank.stage].returned:
-            self.finished = True
-            self._out.append(m.Fail("died", event.reason, event.rank))
+        actions = self.recovery.bury(event)
+        self.finished = any(isinstance(action, m.Fail) for action in actions)
+        self._out.extend(actions)
 
     def _fail(self, kind: str, message: str) -> None:
         self.finished = True
@@ -296,140 +229,151 @@ class Coordinator:
 
     def _settle(self) -> None:
         """Give away what can be given, and close epochs that have ended, from the source down."""
+        self._out.extend(self.splits.hand_out(self.edges[0].ranks))
         self._tell_ends(self.edges[0])
         for edge in self.edges[1:]:
             self._give_away(edge)
-            while edge.epoch < edge.epochs and not edge.ready.get(edge.epoch) and self._upstream_ended(edge):
-                self._close(edge)
+            while self._may_close(edge):
+                self._settle_tail(edge)
                 if self.finished:
                     return
-                edge.epoch += 1
+                edge.go_on()
                 self._give_away(edge)
             self._tell_ends(edge)
 
-    def _upstream_ended(self, edge: _Edge) -> bool:
+    def _may_close(self, edge: Edge) -> bool:
         assert edge.rules.parent is not None
-        return self._stage_ended(self.edges[edge.rules.parent], edge.epoch)
+        return (
+            edge.epoch < edge.epochs
+            and not edge.ready.get(edge.epoch)
+            and not edge.lost.get(edge.epoch)
+            and self._stage_ended(self.edges[edge.rules.parent], edge.epoch)
+        )
 
-    def _stage_ended(self, edge: _Edge, epoch: int) -> bool:
+    def _stage_ended(self, edge: Edge, epoch: int) -> bool:
         """Whether the stage behind an edge will make no more batches in the epoch."""
         if edge.rules.kind == "read":
-            return self.splits_done[epoch] == len(self.source.rows)
+            return self.splits.is_over(epoch)
         if edge.rules.kind == "map":
-            return edge.epoch > epoch and edge.open.get(epoch, 0) == 0
+            busy = edge.open.get(epoch, 0) or edge.lost.get(epoch, 0) or any(name[0] == epoch for name in edge.late)
+            return edge.epoch > epoch and not busy
         done = edge.done.get(epoch, set())
         return all(rank in done or rank in edge.returned for rank in edge.ranks)
 
-    def _give_away(self, edge: _Edge) -> None:
-        while (name := edge.next_ready()) is not None:
-            batch = self.batches[name]
-            to = self._receiver(edge, batch.size)
+    def _give_away(self, edge: Edge) -> None:
+        while edge.late:
+            batch = next(iter(edge.late.values()))
+            to = edge.credit.least_loaded()
             if to is None:
                 return
-            del edge.ready[edge.epoch][name]
-            if edge.rules.ordered:
-                edge.sequence_of(edge.epoch).taken()
+            del edge.late[batch.id]
+            self._send(edge, batch, to)
+        while (ready := edge.next_ready()) is not None:
+            to = self._receiver(edge, ready.size)
+            if to is None:
+                return
+            edge.take_ready(ready)
             if edge.shared:
-                edge.rounds_of(edge.epoch).deal(to)
+                edge.rounds(edge.epoch).deal(to)
             if to in edge.returned:
-                self._skip(edge, edge.epoch, name)
+                self._skip(edge, ready)
                 if len(edge.ranks) > 1:
                     self._arrived(edge, edge.epoch, to)
             else:
-                self._send(edge, name, batch, to)
+                self._send(edge, ready, to)
 
-    def _receiver(self, edge: _Edge, size: int) -> RankId | None:
+    def _receiver(self, edge: Edge, size: int) -> RankId | None:
         if not edge.shared:
-            return edge.credit.least_loaded(size, edge.epoch)
-        rounds = edge.rounds_of(edge.epoch)
+            return edge.credit.least_loaded_with_room(size, edge.epoch)
+        rounds = edge.rounds(edge.epoch)
         for rank in rounds.candidates():
             if rank in edge.returned or edge.credit.has_room(rank, size, edge.epoch):
                 return rank
             rounds.park(rank)
         return None
 
-    def _send(self, edge: _Edge, name: BatchId, batch: _Batch, to: RankId) -> None:
-        given = edge.given.setdefault(edge.epoch, {})
-        place = given.get(to, 0)
-        given[to] = place + 1
-        edge.held[to][name] = batch
-        edge.credit.charge(to, batch.size, edge.epoch)
+    def _send(self, edge: Edge, batch: Batch, to: RankId) -> None:
+        way, epoch = batch.ways[edge.rules.index], batch.id[0]
+        if not way.redo:
+            given = edge.given.setdefault(epoch, {})
+            way.place = given.get(to, 0)
+            given[to] = way.place + 1
+        way.status, way.to = Status.SENT, to
+        edge.held[to][batch.id] = batch
+        edge.credit.charge(to, batch.size, epoch)
         if edge.rules.kind == "map":
-            edge.open[edge.epoch] = edge.open.get(edge.epoch, 0) + 1
-        batch.copies -= 1
-        self._out.append(m.Send(batch.sender, name, to, place, batch.copies == 0))
-        if batch.copies == 0:
-            del self.batches[name]
+            edge.open[epoch] = edge.open.get(epoch, 0) + 1
+        last = not batch.is_wanted_of(way.sender)
+        self._out.append(m.Send(way.sender, batch.id, to, way.place, last, redo=way.redo))
 
-    def _skip(self, edge: _Edge, epoch: int, name: BatchId) -> None:
+    def _skip(self, edge: Edge, batch: Batch) -> None:
         """Nobody at this edge wants the batch."""
-        batch = self.batches[name]
-        edge.ready[epoch].pop(name, None)
-        self.ledger.at(edge.rules.index, epoch).skipped += batch.rows
-        batch.copies -= 1
-        if batch.copies == 0:
-            self._out.append(m.Discard(batch.sender, name))
-            del self.batches[name]
+        self.ledger.at(edge.rules.index, batch.id[0]).skipped += batch.rows
+        self.lineage.done(batch, edge.rules.index)
+        sender = batch.ways[edge.rules.index].sender
+        if not batch.is_wanted_of(sender):
+            self._out.append(m.Discard(sender, batch.id))
 
-    def _close(self, edge: _Edge) -> None:
-        """Every batch of the epoch was given away: settle the tail."""
-        rounds = edge.rounds.get(edge.epoch)
-        if edge.shared and rounds is not None and (lacking := rounds.without):
-            self._settle_tail(edge, rounds, lacking)
-        edge.sequences.pop(edge.epoch, None)
-        edge.ready.pop(edge.epoch, None)
+    # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _settle_tail(self, edge: _Edge, rounds: Rounds, lacking: list[RankId]) -> None:
-        tail = edge.rules.tail
+    def _settle_tail(self, edge: Edge) -> None:
+        """Every batch of the epoch was given away: what of those that do not divide?"""
+        rounds, tail = edge.rounds_if_open(edge.epoch), edge.rules.tail
+        lacking = rounds.without if edge.shared and rounds is not None else []
+        if rounds is None or not lacking or tail is Tail.DROP:
+            return
         if tail is Tail.ERROR:
             self._fail(
                 "tail",
                 f"epoch {edge.epoch} has {rounds.dealt} batches for {len(edge.ranks)} ranks, which does not divide, and "
                 f'tail="error" was asked for; allowed: "drop", "pad", "repeat", or another number of replicas',
             )
-        elif tail is not Tail.DROP and (found := self._last_of_round(edge, lacking)) is not None:
-            edge.filled.add(edge.epoch)
-            giver, name = found
-            for rank in lacking:
-                if rank not in edge.returned:
-                    place = edge.given.setdefault(edge.epoch, {}).get(rank, 0)
-                    edge.given[edge.epoch][rank] = place + 1
-                    self._out.append(m.Send(giver, name, rank, place, False, tail))
+            return
+        giver = next((rank for rank in edge.ranks if rank not in lacking and rank not in edge.returned), None)
+        if giver is None:
+            return  # whoever has a batch of this round has returned: nobody needs it to be filled
+        self._fill(edge, rounds, giver, [rank for rank in lacking if rank not in edge.returned], tail)
 
-    def _last_of_round(self, edge: _Edge, lacking: list[RankId]) -> tuple[RankId, BatchId] | None:
-        """A rank that has a batch of the unfinished round, and that batch: the last one that it was given.
+    def _fill(self, edge: Edge, rounds: Rounds, giver: RankId, lacking: list[RankId], tail: Tail) -> None:
+        """The giver sends a copy of its last batch to the ranks that lack one."""
+        edge.filled.add(edge.epoch)
+        name = next(name for name in reversed(edge.held[giver]) if name[0] == edge.epoch)
+        for rank in lacking:
+            given = edge.given.setdefault(edge.epoch, {})
+            place = given.get(rank, 0)
+            given[rank] = place + 1
+            self._out.append(m.Send(giver, name, rank, place, False, tail))
 
-        None if all that have one have returned: then nobody needs the round to be filled.
-        """
-        for rank in edge.ranks:
-            if rank not in lacking and rank not in edge.returned:
-                return rank, next(name for name in reversed(edge.held[rank]) if name[0] == edge.epoch)
-        return None
-
-    def _tell_ends(self, edge: _Edge) -> None:
+    def _tell_ends(self, edge: Edge) -> None:
         """Tell the ranks of a stage which epochs have ended for them, and when the stream has."""
-        kind = edge.rules.kind
-        while len(edge.told) < edge.epochs:
-            epoch = len(edge.told)
-            ended = edge.epoch > epoch if kind in ("loop", "write") else self._stage_ended(edge, epoch)
-            if not ended:
+        while edge.told < edge.epochs:
+            epoch = edge.told
+            if not (edge.epoch > epoch if edge.is_consumer else self._stage_ended(edge, epoch)):
                 return
-            edge.told.add(epoch)
+            edge.told += 1
             self._out.extend(m.EpochEnd(rank, epoch, *self._share(edge, epoch, rank)) for rank in self._present(edge))
-            edge.rounds.pop(epoch, None)
-        if len(edge.told) == edge.epochs:
-            edge.told.add(edge.epochs)
+            edge.forget_rounds(epoch)
+        if not edge.told_end and (edge.is_consumer or self._is_drained(edge)):
+            edge.told_end = True
             self._out.extend(m.StreamEnd(rank, edge.epochs) for rank in self._present(edge))
 
-    def _present(self, edge: _Edge) -> Iterator[RankId]:
+    def _is_drained(self, edge: Edge) -> bool:
+        """Whether nothing that this stage made can be needed again: its consumers have all."""
+        for child in (self.edges[number] for number in self.children[edge.rules.index]):
+            over = child.complete or child.abandoned if child.is_consumer else self._is_drained(child)
+            if not over:
+                return False
+        return True
+
+    def _present(self, edge: Edge) -> Iterator[RankId]:
         return (rank for rank in edge.ranks if rank not in edge.returned)
 
-    def _share(self, edge: _Edge, epoch: int, rank: RankId) -> tuple[int, int]:
+    def _share(self, edge: Edge, epoch: int, rank: RankId) -> tuple[int, int]:
         """How many batches the rank is to deliver in the epoch, and how many were sent to it."""
         sent = edge.given.get(epoch, {}).get(rank, 0)
         if not edge.shared:
             return sent, sent
-        return edge.rounds_of(epoch).full_rounds + (epoch in edge.filled), sent
+        return edge.rounds(epoch).full_rounds + (epoch in edge.filled), sent
 
 
 _HANDLERS: dict[type, Callable[..., None]] = {
@@ -439,6 +383,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     m.Finished: Coordinator._on_finished,
     m.SplitDone: Coordinator._on_split_done,
     m.Accepted: Coordinator._on_accepted,
+    m.Recalled: Coordinator._on_recalled,
     m.Consumed: Coordinator._on_consumed,
     m.EpochDone: Coordinator._on_epoch_done,
     m.Returned: Coordinator._on_returned,

@@ -34,9 +34,9 @@ class Credit:
         heapq.heappush(self._heap, (0, receiver))
 
     def remove(self, receiver: RankId) -> None:
-        """A receiver is gone; what it held is free."""
-        del self.used[receiver]
-        del self._held[receiver]
+        """A receiver is gone, which may never have been there; what it held is free."""
+        self.used.pop(receiver, None)
+        self._held.pop(receiver, None)
 
     def has_room(self, receiver: RankId, size: int, epoch: int) -> bool:
         """Whether the receiver takes `size` bytes more of `epoch`."""
@@ -67,8 +67,8 @@ class Credit:
         self.used[receiver] -= size
         heapq.heappush(self._heap, (self.used[receiver], receiver))
 
-    def least_loaded(self, size: int, epoch: int) -> RankId | None:
-        """The receiver that holds the fewest bytes, if it has room: O(log n), stale entries are dropped on the way."""
+    def least_loaded(self) -> RankId | None:
+        """The receiver that holds the fewest bytes: O(log n), stale entries are dropped on the way."""
         if len(self._heap) > 64 + 4 * len(self.used):
             self._heap = [(used, receiver) for receiver, used in self.used.items()]
             heapq.heapify(self._heap)
@@ -77,7 +77,14 @@ class Credit:
             if self.used.get(receiver) != used:
                 heapq.heappop(self._heap)
             else:
-                # Where the least loaded has no room we wait for it, though another may have: it holds something of this
-                # epoch or an earlier one, so it will move, and the cost of a batch must not grow with the receivers.
-                return receiver if self.has_room(receiver, size, epoch) else None
+                return receiver
         return None
+
+    def least_loaded_with_room(self, size: int, epoch: int) -> RankId | None:
+        """The same, None if it has no room.
+
+        Another receiver may have some then; but this one holds something of the epoch or an earlier one, so it will move,
+        and the cost of a batch must not grow with the number of receivers.
+        """
+        receiver = self.least_loaded()
+        return receiver if receiver is not None and self.has_room(receiver, size, epoch) else None

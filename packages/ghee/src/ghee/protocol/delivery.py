@@ -37,6 +37,7 @@ class Delivery(Generic[Item]):
         self.ordered = ordered
         self.epoch = 0
         self.delivered = 0
+        self._late: deque[Item] = deque()
         self._ready: dict[int, deque[Item]] = {}
         self._early: dict[int, dict[int, Item]] = {}
         self._released: dict[int, int] = {}
@@ -59,6 +60,15 @@ class Delivery(Generic[Item]):
             ready.append(item)
             first += 1
 
+    def arrived_again(self, item: Item) -> None:
+        """A batch has arrived that had been at a rank that died: it goes first and belongs to no epoch's count here."""
+        self._late.append(item)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether such a batch waits: it is to be taken whatever room there is."""
+        return bool(self._late)
+
     def released(self, epoch: int, rounds: int) -> None:
         """The first `rounds` batches of the epoch may be delivered."""
         self._released[epoch] = max(rounds, self._released.get(epoch, 0))
@@ -75,6 +85,8 @@ class Delivery(Generic[Item]):
 
     def next(self) -> Deliver | End | StreamEnded | None:
         """What to do now; None: wait."""
+        if self._late:
+            return Deliver(self._late.popleft())
         if self.epoch == self._epochs:
             return StreamEnded()
         ready = self._ready.get(self.epoch)

@@ -57,23 +57,31 @@ class Made(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The rank's function is done with an input: how many batches and rows came of it. It returns the input's credit."""
+    """The rank's function is done with an input: how many batches and rows came of it. It returns the input's credit.
+
+    `redo`: the input had been at a rank that died; no count of an epoch at this rank includes it.
+    """
 
     rank: RankId
     id: BatchId
     rows_in: int
     rows_out: int
     outputs: int
+    redo: bool = False
 
 
 class SplitDone(NamedTuple):
-    """A split was read to its end: `rows` rows in `batches` batches, each of them finished."""
+    """A split was read to its end: `rows` rows in `batches` batches, each of them finished.
+
+    `partial`: only some batches were asked for.
+    """
 
     rank: RankId
     epoch: int
     split: int
     batches: int
     rows: int
+    partial: bool = False
 
 
 class Accepted(NamedTuple):
@@ -122,22 +130,39 @@ class Failed(NamedTuple):
     error: bytes
 
 
+class Recalled(NamedTuple):
+    """The rank's answer to `Recall`: whatever it had accepted before, it has said so; nothing else will be accepted."""
+
+    rank: RankId
+    id: BatchId
+
+
 class Died(NamedTuple):
-    """The rank's process is gone; told by the launcher, never by the rank."""
+    """The rank's process is gone, and with it its whole world; told by the launcher, never by the rank.
+
+    `killed`: by a signal. What ended by itself would do so again, and is not started again.
+    """
 
     rank: RankId
     reason: str
+    killed: bool = True
 
 
 # ── actions: the driver tells a rank ─────────────────────────────────────────────────────────────────────────────────
 
 
 class Read(NamedTuple):
-    """Read this split."""
+    """Read the split that is the `split`-th of the epoch; of its batches only those in `only`, and none in `skip`.
+
+    `redo`: it was read, or begun, before by a rank that died.
+    """
 
     rank: RankId
     epoch: int
     split: int
+    skip: frozenset[int] = frozenset()
+    only: frozenset[int] | None = None
+    redo: bool = False
 
 
 class Send(NamedTuple):
@@ -152,6 +177,7 @@ class Send(NamedTuple):
     place: int
     last: bool
     fill: Tail | None = None
+    redo: bool = False
 
 
 class Discard(NamedTuple):
@@ -159,6 +185,21 @@ class Discard(NamedTuple):
 
     rank: RankId
     id: BatchId
+
+
+class Recall(NamedTuple):
+    """The maker of a batch that was to come has died: take it no more if it has not arrived, and say `Recalled`."""
+
+    rank: RankId
+    id: BatchId
+    sender: RankId
+
+
+class Restart(NamedTuple):
+    """Told to the driver itself: start the world of these ranks again, under these names."""
+
+    ranks: tuple[RankId, ...]
+    reason: str
 
 
 class Release(NamedTuple):
@@ -205,5 +246,5 @@ class Fail(NamedTuple):
     error: bytes | None = None
 
 
-Event = Joined | Idle | Made | Finished | SplitDone | Accepted | Consumed | EpochDone | Returned | Failed | Died
-Action = Read | Send | Discard | Release | EpochEnd | StreamEnd | EpochBalanced | Finish | Fail
+Event = Joined | Idle | Made | Finished | SplitDone | Accepted | Recalled | Consumed | EpochDone | Returned | Failed | Died
+Action = Read | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Restart | Finish | Fail

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ghee.protocol.messages import BatchId
 
 
@@ -22,7 +24,7 @@ class Sequence:
         if len(prefix) < len(self._next):
             self._counts[prefix] = children
 
-    def next(self, ready: dict[BatchId, object]) -> BatchId | None:
+    def next(self, ready: Mapping[BatchId, object]) -> BatchId | None:
         """The name that comes next, if it is ready. The caller takes it and calls `taken`."""
         while True:
             name = tuple(self._next)

@@ -23,6 +23,9 @@ class Endpoint(Protocol):
     def receive(self, timeout: float | None) -> list[Message]:
         """Wait for messages, for `wake` or for `timeout` seconds; return all that are there."""
 
+    def forget(self, address: str) -> None:
+        """The endpoint at this address is gone: what is queued for it goes nowhere."""
+
     def wake(self) -> None:
         """Let `receive` return soon. From any thread."""
 
@@ -50,20 +53,26 @@ class Store(Protocol):
     def put(self, encoded: Encoded, receivers: int) -> Parcel:
         """Lay a batch down; it no longer needs the buffers that it was given. `receivers` is how many will get it."""
 
-    def pack(self, parcel: Parcel) -> tuple[object, Sequence[Buffer]]:
-        """What to send to one receiver: a small picklable note, and frames."""
+    def pack(self, parcel: Parcel, to: str) -> tuple[object, Sequence[Buffer]]:
+        """What to send to the receiver at an address: a small picklable note, and frames."""
 
     def drop(self, parcel: Parcel) -> None:
-        """One receiver less will get the batch."""
+        """The batch has been packed for everyone who gets it, or nobody wants it: its place is free once they free it."""
 
     def open(self, sender: str, note: object, frames: Sequence[Buffer]) -> list[Buffer]:
-        """At the receiver: the buffers of a batch, which stay valid for as long as anything refers to them."""
+        """At the receiver: the buffers of a batch, which stay valid for as long as anything refers to them.
+
+        Raises OSError if the sender has died and its memory is gone.
+        """
 
     def freed(self) -> Iterable[tuple[str, list[object]]]:
         """At the receiver: what nothing refers to any more, by sender; to be told to `give_back` there."""
 
-    def give_back(self, places: Iterable[object]) -> None:
-        """At the sender: a receiver has freed these."""
+    def give_back(self, receiver: str, places: Iterable[object]) -> None:
+        """At the sender: the receiver at an address has freed these."""
+
+    def peer_gone(self, address: str) -> None:
+        """A rank has died: what was lent to it is free, what it has lent stays valid."""
 
     def close(self) -> None:
         """Let go of everything that this store laid down."""

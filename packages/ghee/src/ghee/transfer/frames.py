@@ -17,7 +17,7 @@ class FrameStore:
         sizes = tuple(buffer.nbytes for buffer in encoded.buffers)
         return Parcel(None, encoded.header, encoded.rows, encoded.size, place=(sizes, whole))
 
-    def pack(self, parcel: Parcel) -> tuple[object, Sequence[Buffer]]:
+    def pack(self, parcel: Parcel, to: str) -> tuple[object, Sequence[Buffer]]:
         """The sizes as the note, the bytes as one frame."""
         sizes, whole = parcel.place  # type: ignore[misc]
         return sizes, [memoryview(whole)]  # type: ignore[has-type]
@@ -38,7 +38,10 @@ class FrameStore:
         """Nothing has to be told back."""
         return ()
 
-    def give_back(self, places: Iterable[object]) -> None:
+    def give_back(self, receiver: str, places: Iterable[object]) -> None:
+        """Nothing was lent."""
+
+    def peer_gone(self, address: str) -> None:
         """Nothing was lent."""
 
     def close(self) -> None:

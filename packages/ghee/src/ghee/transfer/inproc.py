@@ -49,6 +49,9 @@ class InprocEndpoint:
         except queue.Empty:
             return messages
 
+    def forget(self, address: str) -> None:
+        """Nothing is queued here."""
+
     def wake(self) -> None:
         """Let `receive` return."""
         self._queue.put(None)
@@ -64,21 +67,15 @@ class CopyStore:
     def put(self, encoded: Encoded, receivers: int) -> Parcel:
         """Copy the buffers."""
         copy = Encoded(encoded.header, [memoryview(bytearray(buffer)) for buffer in encoded.buffers], encoded.rows)
-        return Parcel(copy, encoded.header, encoded.rows, encoded.size, place=[receivers])
+        return Parcel(copy, encoded.header, encoded.rows, encoded.size)
 
-    def pack(self, parcel: Parcel) -> tuple[object, Sequence[Buffer]]:
-        """The buffers; each receiver but the last gets a copy of its own."""
+    def pack(self, parcel: Parcel, to: str) -> tuple[object, Sequence[Buffer]]:
+        """A copy of the buffers for this receiver alone."""
         assert parcel.encoded is not None
-        assert isinstance(parcel.place, list)
-        parcel.place[0] -= 1
-        if parcel.place[0] == 0:
-            return None, parcel.encoded.buffers
         return None, [memoryview(bytearray(buffer)) for buffer in parcel.encoded.buffers]
 
     def drop(self, parcel: Parcel) -> None:
-        """One receiver less."""
-        assert isinstance(parcel.place, list)
-        parcel.place[0] -= 1
+        """Nothing is shared between receivers."""
 
     def open(self, sender: str, note: object, frames: Sequence[Buffer]) -> list[Buffer]:
         """The frames are the buffers."""
@@ -88,7 +85,10 @@ class CopyStore:
         """Nothing has to be told back."""
         return ()
 
-    def give_back(self, places: Iterable[object]) -> None:
+    def give_back(self, receiver: str, places: Iterable[object]) -> None:
+        """Nothing was lent."""
+
+    def peer_gone(self, address: str) -> None:
         """Nothing was lent."""
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
 from ghee.errors import CancelledError
+from ghee.failure import capture
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
@@ -32,16 +33,26 @@ STATISTICS_EVERY = 0.1
 
 
 class Arrived(NamedTuple):
-    """A batch in the inbox."""
+    """A batch in the inbox. `sender` and `address` are who sent it; `buffers` is what it stands on, once it is here."""
 
     id: BatchId
     rows: int
     size: int
+    place: int
     fill: Tail | None
+    redo: bool
     header: bytes
-    sender: str
+    sender: RankId
+    address: str
     note: object
-    frames: list[Buffer]
+    buffers: list[Buffer]
+
+
+class Freed(NamedTuple):
+    """Rank to rank: places of the sender's store that nothing refers to any more at `address`."""
+
+    address: str
+    places: list[object]
 
 
 @dataclass
@@ -60,11 +71,12 @@ class Times:
 
 
 class Instructions(NamedTuple):
-    """Driver to rank: actions, and the addresses of ranks that were not heard of before."""
+    """Driver to rank: actions, the addresses of ranks that were not heard of before, and of those that have died."""
 
     actions: list[Action]
     addresses: dict[RankId, str]
     stop: bool = False
+    gone: tuple[str, ...] = ()
 
 
 class Report(NamedTuple):
@@ -87,11 +99,35 @@ class Settings:
 
 @dataclass
 class _Outbox:
-    parcels: dict[BatchId, Parcel] = field(default_factory=dict)
+    """What waits to be sent; a batch that was made twice is here twice. `used` is in bytes, by epoch."""
+
+    parcels: dict[BatchId, list[Parcel]] = field(default_factory=dict)
     used: dict[int, int] = field(default_factory=dict)
 
-    def held(self, epoch: int) -> int:
-        return sum(size for at, size in self.used.items() if at <= epoch)
+    def held(self, upto: BatchId, exact: bool) -> int:
+        """Bytes of the batches whose names do not come after `upto`: what comes later never holds up what is earlier.
+
+        Where a rank makes everything in order its epoch tells as much, for less.
+        """
+        if not exact:
+            return sum(size for epoch, size in self.used.items() if epoch <= upto[0])
+        return sum(p.size for name, copies in self.parcels.items() if name[: len(upto)] <= upto for p in copies)
+
+    def add(self, name: BatchId, parcel: Parcel) -> None:
+        self.parcels.setdefault(name, []).append(parcel)
+        self.used[name[0]] = self.used.get(name[0], 0) + parcel.size
+
+    def take(self, name: BatchId) -> Parcel:
+        copies = self.parcels[name]
+        parcel = copies.pop(0)
+        if not copies:
+            del self.parcels[name]
+        left = self.used[name[0]] - parcel.size
+        if left:
+            self.used[name[0]] = left
+        else:
+            del self.used[name[0]]
+        return parcel
 
 
 class TransferManager:
@@ -113,7 +149,9 @@ class TransferManager:
         self._events: deque[Event] = deque()
         self._addresses: dict[RankId, str] = {}
         self._inbox: dict[BatchId, Arrived] = {}
-        self._opened: dict[BatchId, list[Buffer]] = {}
+        self._urgent: deque[m.Read] = deque()
+        self._disordered = False
+        self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
         self._task: bytes | None = None
         self._stopped = False
@@ -148,10 +186,27 @@ class TransferManager:
         """For a reading rank: what to do next."""
         with self._changed:
             began = time.perf_counter()
-            while not self._reads:
+            while not self._reads and not self._urgent:
                 self._wait()
             self.times.waited_input += time.perf_counter() - began
-            return self._reads.popleft()
+            return self.urgent_read() or self._reads.popleft()
+
+    def urgent_read(self) -> m.Read | None:
+        """For a reading rank: what is to be read before anything else, if there is something."""
+        if not self._urgent:
+            return None
+        self._disordered = True
+        return self._urgent.popleft()
+
+    def urgent_batch(self) -> Arrived | None:
+        """For a map rank: the batch that is to be taken before anything else, if there is one."""
+        with self._changed:
+            step = self._delivery.next() if self._delivery.is_urgent else None
+        if step is None:
+            return None
+        assert isinstance(step, Deliver)
+        assert isinstance(step.item, Arrived)
+        return step.item
 
     def next_batch(self) -> Arrived | End | StreamEnded:
         """For a consuming rank: the next batch, the end of an epoch, or the end of the stream."""
@@ -164,6 +219,7 @@ class TransferManager:
             return step
         arrived = step.item
         assert isinstance(arrived, Arrived)
+        self._disordered = self._disordered or arrived.redo
         self.times.batches_in += 1
         self.times.rows_in += arrived.rows
         if not self.times.first_batch:
@@ -173,31 +229,29 @@ class TransferManager:
     def unpack(self, arrived: Arrived) -> object:
         """The batch itself. What it stands on is the caller's from now on."""
         self._inbox.pop(arrived.id, None)
-        buffers = self._opened.pop(arrived.id, None) or self._open(arrived)
-        batch = decode(arrived.header, buffers)
+        batch = decode(arrived.header, arrived.buffers)
+        arrived.buffers.clear()  # the batch holds on to what it needs
         return no_rows(batch) if arrived.fill is Tail.PAD else batch
 
-    def _open(self, arrived: Arrived) -> list[Buffer]:
-        return self._store.open(arrived.sender, arrived.note, arrived.frames)
+    def wait_for_room(self, upto: BatchId) -> bool:
+        """Wait until the outbox may take another batch that does not come after `upto`.
 
-    def wait_for_room(self, epoch: int) -> None:
-        """Wait until the outbox may take another batch of the epoch."""
+        False if there is something urgent to be done first, for which room does not count.
+        """
         with self._changed:
-            if self._outbox.held(epoch) < self._settings.room:
-                return
             began = time.perf_counter()
-            while self._outbox.held(epoch) >= self._settings.room:
+            while self._outbox.held(upto, self._disordered) >= self._settings.room:
+                if self._urgent or self._delivery.is_urgent:
+                    return False
                 self._wait()
             self.times.waited_room += time.perf_counter() - began
+            return True
 
     def emit(self, name: BatchId, batch: object) -> int:
-        """Lay a batch into the outbox and announce it; returns its rows. Waits for room first."""
-        encoded = encode(batch)
-        self.wait_for_room(name[0])
-        parcel = self._store.put(encoded, self._settings.receivers)
+        """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
+        parcel = self._store.put(encode(batch), self._settings.receivers)
         with self._changed:
-            self._outbox.parcels[name] = parcel
-            self._outbox.used[name[0]] = self._outbox.used.get(name[0], 0) + parcel.size
+            self._outbox.add(name, parcel)
         self.times.batches_out += 1
         self.times.rows_out += parcel.rows
         self.times.bytes_out += parcel.size
@@ -210,10 +264,16 @@ class TransferManager:
             while not self._stopped:
                 self._changed.wait()
 
+    def stop(self) -> None:
+        """Stop the rank as the driver would. From any thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._endpoint.wake()
+
     def close(self) -> None:
         """Let go of endpoint and store."""
-        self._stopped = True
-        self._endpoint.wake()
+        self.stop()
         if self._thread.ident is not None:
             self._thread.join()
         self._store.close()
@@ -242,15 +302,21 @@ class TransferManager:
             self._flush()
         except BaseException as error:
             self._broken = error
+            self._say_why(error)
         finally:
             self._endpoint.close()
             with self._changed:
                 self._stopped = True
                 self._changed.notify_all()
 
+    def _say_why(self, error: BaseException) -> None:
+        failure = capture(error, f"stage {self.rank.stage}, rank {self.rank.index}, while moving batches")
+        failed = m.Failed(self.rank, pickle.dumps(failure))
+        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, [failed], None))])
+
     def _flush(self) -> None:
         for sender, places in self._store.freed():
-            self._endpoint.send(sender, [pickle.dumps(places)])
+            self._endpoint.send(sender, [pickle.dumps(Freed(self._endpoint.address, places))])
         events = []
         while self._events:
             events.append(self._events.popleft())
@@ -264,7 +330,7 @@ class TransferManager:
     def _on_message(self, frames: Message) -> None:
         message = pickle.loads(frames[0])
         if isinstance(message, Arrived):
-            self._on_arrived(message._replace(frames=frames[1:]))
+            self._on_arrived(message, frames[1:])
         elif isinstance(message, Instructions):
             self._on_instructions(message)
         elif isinstance(message, bytes):
@@ -272,21 +338,32 @@ class TransferManager:
                 self._task = message
                 self._changed.notify_all()
         else:
-            self._store.give_back(message)
+            assert isinstance(message, Freed)
+            self._store.give_back(message.address, message.places)
 
-    def _on_arrived(self, arrived: Arrived) -> None:
-        place = arrived.note[0]  # type: ignore[index]
-        arrived = arrived._replace(note=arrived.note[1])  # type: ignore[index]
+    def _on_arrived(self, arrived: Arrived, frames: list[Buffer]) -> None:
+        if (arrived.id, arrived.sender) in self._refused:
+            return
+        try:
+            arrived = arrived._replace(buffers=self._store.open(arrived.address, arrived.note, frames))
+        except OSError:
+            return  # the sender has died, and its memory with it: the driver will have the batch made again
         if arrived.fill is None:
             self._inbox[arrived.id] = arrived
             self._events.append(m.Accepted(self.rank, arrived.id))
             self._pass_on()
         with self._changed:
-            self._delivery.arrived(arrived.id[0], place, arrived)
+            if arrived.redo:
+                self._delivery.arrived_again(arrived)
+            else:
+                self._delivery.arrived(arrived.id[0], arrived.place, arrived)
             self._changed.notify_all()
 
     def _on_instructions(self, instructions: Instructions) -> None:
         self._addresses.update(instructions.addresses)
+        for address in instructions.gone:
+            self._store.peer_gone(address)
+            self._endpoint.forget(address)
         with self._changed:
             for action in instructions.actions:
                 self._on_action(action)
@@ -298,8 +375,10 @@ class TransferManager:
             case m.Send():
                 self._send(action)
             case m.Discard():
-                parcel = self._remove(action.id)
-                self._store.drop(parcel)
+                self._store.drop(self._outbox.take(action.id))
+            case m.Recall():
+                self._refused.add((action.id, action.sender))
+                self._events.append(m.Recalled(self.rank, action.id))
             case m.Release():
                 self._delivery.released(action.epoch, action.rounds)
             case m.EpochEnd():
@@ -309,7 +388,7 @@ class TransferManager:
                 self._delivery.stream_ended(action.epochs)
                 self._reads.append(action)
             case m.Read():
-                self._reads.append(action)
+                (self._reads if action.only is None else self._urgent).append(action)
             case _:
                 raise AssertionError(f"no rank is told {action}")
 
@@ -318,37 +397,25 @@ class TransferManager:
             self._forward.append(action)
             self._pass_on()
             return
-        parcel = self._remove(action.id) if action.last else self._outbox.parcels[action.id]
-        self._dispatch(action, parcel)
-
-    def _remove(self, name: BatchId) -> Parcel:
-        parcel = self._outbox.parcels.pop(name)
-        left = self._outbox.used[name[0]] - parcel.size
-        if left:
-            self._outbox.used[name[0]] = left
-        else:
-            del self._outbox.used[name[0]]
-        return parcel
+        self._dispatch(action, self._outbox.parcels[action.id][0])
+        if action.last:
+            self._store.drop(self._outbox.take(action.id))
 
     def _dispatch(self, action: m.Send, parcel: Parcel) -> None:
-        note, frames = self._store.pack(parcel)
+        to = self._addresses[action.to]
+        note, frames = self._store.pack(parcel, to)
         head = Arrived(
-            action.id,
-            parcel.rows,
-            parcel.size,
-            action.fill,
-            parcel.header,
-            self._endpoint.address,
-            (action.place, note),
-            [],
-        )
-        self._endpoint.send(self._addresses[action.to], [pickle.dumps(head), *frames])
+            action.id, parcel.rows, parcel.size, action.place, action.fill, action.redo, parcel.header,
+            self.rank, self._endpoint.address, note, [],
+        )  # fmt: skip
+        self._endpoint.send(to, [pickle.dumps(head), *frames])
 
     def _pass_on(self) -> None:
         """Send copies of batches in the inbox to the ranks for which the tail has none, once they have arrived here."""
         for action in [a for a in self._forward if a.id in self._inbox]:
             self._forward.remove(action)
             arrived = self._inbox[action.id]
-            self._opened[arrived.id] = self._opened.get(arrived.id) or self._open(arrived)
-            views = [memoryview(buffer) for buffer in self._opened[arrived.id]]
-            self._dispatch(action, self._store.put(Encoded(arrived.header, views, arrived.rows), 1))
+            views = [memoryview(buffer) for buffer in arrived.buffers]
+            parcel = self._store.put(Encoded(arrived.header, views, arrived.rows), 1)
+            self._dispatch(action, parcel)
+            self._store.drop(parcel)

@@ -12,7 +12,7 @@ import itertools
 import mmap
 import os
 import weakref
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +31,11 @@ _PAGE = mmap.PAGESIZE
 
 @dataclass
 class _Slot:
+    """`users` are the outbox and the receivers that it was lent to."""
+
     offset: int
     memory: mmap.mmap
-    receivers: int = 0
+    users: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class SharedStore:
         self._end = 0
         self._free: dict[int, list[_Slot]] = defaultdict(list)
         self._slots: dict[int, _Slot] = {}
+        self._lent: dict[str, Counter[int]] = defaultdict(Counter)
         self._sources: dict[tuple[int, int], int] = {}
         self._mapped: dict[tuple[int, int, int], mmap.mmap] = {}
         self._freed: deque[tuple[str, int]] = deque()
@@ -76,7 +79,7 @@ class SharedStore:
             parts.append((size, buffer.nbytes))
             size += buffer.nbytes
         slot = self._take(size)
-        slot.receivers = receivers
+        slot.users = 1
         for (start, length), buffer in zip(parts, encoded.buffers, strict=True):
             _copy(slot.memory, start, buffer, length)
         note = _Note(self._pid, self._memory, slot.offset, len(slot.memory), tuple(parts), receivers > 1)
@@ -93,22 +96,39 @@ class SharedStore:
         self._slots[offset] = slot
         return slot
 
-    def pack(self, parcel: Parcel) -> tuple[object, Sequence[Buffer]]:
+    def pack(self, parcel: Parcel, to: str) -> tuple[object, Sequence[Buffer]]:
         """The slot's place; small batches travel whole."""
-        return (parcel.place, ()) if isinstance(parcel.place, _Note) else self._small.pack(parcel)
+        if not isinstance(parcel.place, _Note):
+            return self._small.pack(parcel, to)
+        self._slots[parcel.place.offset].users += 1
+        self._lent[to][parcel.place.offset] += 1
+        return parcel.place, ()
 
     def drop(self, parcel: Parcel) -> None:
-        """One receiver less."""
+        """The outbox needs it no more."""
         if isinstance(parcel.place, _Note):
-            self.give_back([parcel.place.offset])
+            self._release(parcel.place.offset)
 
-    def give_back(self, places: Iterable[object]) -> None:
+    def give_back(self, receiver: str, places: Iterable[object]) -> None:
         """A receiver has freed these slots."""
+        lent = self._lent[receiver]
         for offset in places:
-            slot = self._slots[offset]  # type: ignore[index]
-            slot.receivers -= 1
-            if slot.receivers == 0:
-                self._free[len(slot.memory)].append(slot)
+            assert isinstance(offset, int)
+            if lent[offset]:
+                lent[offset] -= 1
+                self._release(offset)
+
+    def peer_gone(self, address: str) -> None:
+        """What was lent to it is free."""
+        for offset, times in self._lent.pop(address, Counter()).items():
+            for _ in range(times):
+                self._release(offset)
+
+    def _release(self, offset: int) -> None:
+        slot = self._slots[offset]
+        slot.users -= 1
+        if slot.users == 0:
+            self._free[len(slot.memory)].append(slot)
 
     # ── the receiver ─────────────────────────────────────────────────────────────────────────────────────────────
 

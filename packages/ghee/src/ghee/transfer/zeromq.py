@@ -111,6 +111,12 @@ class ZmqEndpoint:
             answer = (b"200", b"OK") if member else (b"400", b"this key does not belong to the run")
             self._zap.send_multipart([version, request, *answer, b"", b""])
 
+    def forget(self, address: str) -> None:
+        """The endpoint at this address is gone."""
+        out = self._outs.pop(address, None)
+        if out is not None:
+            out.close(0)
+
     def wake(self) -> None:
         """Let `receive` return. From any thread."""
         if not self._closed:

@@ -1,0 +1,72 @@
+"""What a training of the Factorization Machine is made of; where its batches come from is not known here.
+
+`plain.py` gives it batches from a loop in the same process, `pipeline.py` from ghee, `benchmarks/` from other systems.
+The settings were chosen on the last tenth of the training rows (`python plain.py --validate`), never on the test rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from features import SIZE
+from fm import FactorizationMachine
+from torch import Tensor
+
+SEED = 1
+BATCH = 1_000  # rows
+EPOCHS = 15
+FACTORS = 16
+LEARNING_RATE = 0.01
+L2_WEIGHTS = 0.02
+L2_FACTORS = 0.12
+MEAN_RATING = 3.53
+
+Batch = Mapping[str, Any]  # what `features.preprocess` returns, as numpy arrays or tensors
+
+
+class Training:
+    """A model, Adam, and a learning rate that falls with a half cosine from epoch to epoch.
+
+        training = Training(seed=1)
+        for epoch in ...:
+            for batch in epoch:
+                training.step(batch)
+            training.end_epoch()
+
+    A seed gives the same first parameters everywhere; the order of the batches is the caller's.
+    """
+
+    def __init__(self, seed: int = SEED, epochs: int = EPOCHS) -> None:
+        torch.manual_seed(seed)
+        self.model = FactorizationMachine(SIZE, FACTORS, bias=MEAN_RATING)
+        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * min(epoch, epochs) / epochs))
+        )
+
+    def step(self, batch: Batch) -> float:
+        """One step on one batch; the batch's mean squared error before it."""
+        index, value, rating = (torch.as_tensor(batch[name]) for name in ("index", "value", "rating"))
+        terms, squares = self.model.sums(index, value)
+        error = (self.model.combine(terms, squares) - rating).square().mean()
+        # The penalty falls on the parameters that the batch uses, as in stochastic gradient descent for FMs
+        # (Rendle, "Factorization Machines with libFM", ACM TIST 2012, section 4.1): rare features shrink no more
+        # often than they are seen.
+        penalty = L2_WEIGHTS * squares[:, 0] + L2_FACTORS * squares[:, 1:].sum(1)
+        self._optimizer.zero_grad(set_to_none=True)
+        (error + penalty.mean()).backward()
+        self._optimizer.step()
+        return error.item()
+
+    def end_epoch(self) -> None:
+        """The next epoch's learning rate."""
+        self._schedule.step()
+
+
+def predict(model: FactorizationMachine, batch: Batch) -> Tensor:
+    """The predicted rating of each row, within the scale of 1 to 5 stars."""
+    with torch.inference_mode():
+        return model(torch.as_tensor(batch["index"]), torch.as_tensor(batch["value"])).clamp(1, 5)

@@ -1,0 +1,116 @@
+"""The command `ghee`: run a pipeline that stands in a file, or show it.
+
+    ghee run train.py:pipeline --set epochs=3 --set preprocess.replicas=4
+    ghee explain train.py:pipeline
+
+Exit codes: 0 the run ended well; 1 it failed; 2 the command or the pipeline is wrong, nothing was started; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ghee import failure
+from ghee.errors import PipelineError, RemoteTraceback
+from ghee.pipeline import Pipeline
+from ghee.pipeline_file import find_pipeline
+
+RUN_FAILED, WRONG, INTERRUPTED = 1, 2, 130
+
+_PIPELINE_HELP = (
+    "a file or an importable module, and the name in it of a pipeline or of a function that returns one; "
+    "such as train.py:pipeline"
+)
+_SET_HELP = (
+    "name=value is an argument of the function that returns the pipeline; stage.option=value replaces an option of a "
+    "stage, such as preprocess.replicas=4 or train.memory=2Gi. May be given several times"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point; ends the process with one of the exit codes above."""
+    sys.exit(run_command(arguments))
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    began = False
+    try:
+        pipeline = find_pipeline(parsed.pipeline, parsed.set)
+        if parsed.command == "explain":
+            print(pipeline)
+            return 0
+        began = True
+        return _run(pipeline, parsed.on, parsed.progress)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "ghee: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (Exception, SystemExit) as error:
+        if parsed.traceback:
+            traceback.print_exception(error)
+        else:
+            print(describe(error), file=sys.stderr)
+        wrong = isinstance(error, PipelineError) and not isinstance(error.__cause__, RemoteTraceback)
+        return RUN_FAILED if began and not wrong else WRONG
+
+
+def _run(pipeline: Pipeline, on: str, progress: bool | None) -> int:
+    from ghee.run import run
+
+    handle = run(pipeline, on=on, progress=progress)  # type: ignore[arg-type]  # argparse allows these two only
+    print(handle.report)
+    for stage, results in handle.results.items():
+        if results[0] is not None:
+            print(f"{stage} returned {results[0]!r}")
+    return 0
+
+
+def describe(error: BaseException) -> str:
+    """An error for its user: his own line first, then what happened and where. No traceback."""
+    notes = list(getattr(error, "__notes__", ()))
+    line = ""
+    if isinstance(error.__cause__, RemoteTraceback) and notes:
+        line, _, where = notes.pop().rpartition("\n")
+        notes.append(f"in {where}")
+    elif isinstance(error, SyntaxError):
+        line = f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"
+    else:
+        line = failure.users_line(error.__traceback__)
+    kind = type(error)
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    plain = kind.__module__ in ("builtins", "__main__", "ghee.errors")
+    name = kind.__name__ if plain else f"{kind.__module__}.{kind.__name__}"
+    lines = [line, f"{name}: {said}" if said else name, *notes]
+    if isinstance(error.__cause__, RemoteTraceback):
+        lines.append("(--traceback shows the rank's traceback)")
+    return "\n".join(part for part in lines if part)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ghee", description="Streaming distributed processing: batches from storage to stage to stage.",
+        epilog="exit codes: 0 well; 1 the run failed; 2 the command or the pipeline is wrong; 130 Ctrl-C",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"ghee {importlib.metadata.version('ghee')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    runs = commands.add_parser("run", help="run a pipeline and print its report")
+    explains = commands.add_parser("explain", help="print a pipeline as a tree with its resources; nothing is run")
+    for command in (runs, explains):
+        command.add_argument("pipeline", metavar="FILE:PIPELINE", help=_PIPELINE_HELP)
+        command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=_SET_HELP)
+        command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    runs.add_argument("--on", choices=("local", "inline"), default="local",
+                      help="local: MPI processes on this machine (default); inline: threads, for a debugger")  # fmt: skip
+    runs.add_argument("--progress", action=argparse.BooleanOptionalAction, default=None,
+                      help="show what happens while it runs (default: on a terminal)")  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The state of one edge: what waits at it, who was given what, which epochs have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import Literal
+
+from ghee.protocol.credit import Credit
+from ghee.protocol.lineage import Batch
+from ghee.protocol.messages import BatchId, RankId, Tail
+from ghee.protocol.sequence import Sequence
+from ghee.protocol.share import Rounds
+
+Kind = Literal["read", "map", "loop", "write"]
+
+
+@dataclass(frozen=True)
+class StageRules:
+    """What the rules need to know of a stage.
+
+    `credit` is in bytes and `most` in batches, both for each rank. `depth` counts the functions that a batch has passed
+    through before it arrives here. `after_loop`: a loop lies upstream, so that batches may come after the last epoch.
+    `world` is the number of ranks in each MPI world of the stage.
+    """
+
+    index: int
+    kind: Kind
+    parent: int | None
+    ranks: int
+    credit: int = 64 << 20
+    most: int = 1 << 30
+    ordered: bool = False
+    tail: Tail = Tail.DROP
+    depth: int = 0
+    after_loop: bool = False
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class SourceRules:
+    """What the rules need to know of the source: `order(epoch)` gives the splits' numbers in the order of reading."""
+
+    epochs: int
+    order: Callable[[int], SequenceOf[int]]
+    rows: SequenceOf[int | None]
+
+
+class Edge:
+    """The edge into a stage. `ready`: batches to be given away, by epoch; `late`: those of a rank that died.
+
+    `held`: what each rank was given and is not done with; `given`: how many batches, by epoch and rank; `open`: inputs
+    of a map stage that are not finished; `lost`: batches that are to be made again.
+    """
+
+    def __init__(self, rules: StageRules, epochs: int, splits: int) -> None:
+        self.rules = rules
+        self.splits = splits
+        self.epochs = epochs + rules.after_loop
+        self.ranks = [RankId(rules.index, index) for index in range(rules.ranks)]
+        self.credit = Credit(self.ranks, rules.credit, rules.most)
+        self.epoch = 0
+        self.ready: dict[int, dict[BatchId, Batch]] = {}
+        self.late: dict[BatchId, Batch] = {}
+        self.held: dict[RankId, dict[BatchId, Batch]] = {rank: {} for rank in self.ranks}
+        self.given: dict[int, dict[RankId, int]] = {}
+        self.open: dict[int, int] = {}
+        self.lost: dict[int, int] = {}
+        self.told = 0
+        self.told_end = False
+        self.done: dict[int, set[RankId]] = {}
+        self.returned: set[RankId] = set()
+        self.filled: set[int] = set()
+        self.restarts: dict[int, int] = {}
+        self._rounds: dict[int, Rounds] = {}
+        self._sequences: dict[int, Sequence] = {}
+
+    @property
+    def shared(self) -> bool:
+        """Whether all ranks must get the same number of batches."""
+        return self.rules.kind == "loop"
+
+    @property
+    def is_consumer(self) -> bool:
+        """Whether batches end here: a loop or a sink."""
+        return self.rules.kind in ("loop", "write")
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether every rank has returned."""
+        return len(self.returned) == len(self.ranks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rank has seen every epoch to its end."""
+        return all(len(self.done.get(epoch, ())) == len(self.ranks) for epoch in range(self.epochs))
+
+    def rounds(self, epoch: int) -> Rounds:
+        """The even share of an epoch that has not ended."""
+        if epoch not in self._rounds:
+            self._rounds[epoch] = Rounds(self.ranks, self.rules.ordered)
+        return self._rounds[epoch]
+
+    def rounds_if_open(self, epoch: int) -> Rounds | None:
+        """The same, None if the epoch has ended or nothing was dealt in it."""
+        return self._rounds.get(epoch)
+
+    def forget_rounds(self, epoch: int) -> None:
+        """The ranks were told how many batches the epoch has."""
+        self._rounds.pop(epoch, None)
+
+    def counted(self, prefix: BatchId, children: int) -> None:
+        """The number of children of a name has become known; matters where order does."""
+        if self.rules.ordered and self.epoch <= prefix[0]:
+            self._sequence(prefix[0]).counted(prefix, children)
+
+    def _sequence(self, epoch: int) -> Sequence:
+        if epoch not in self._sequences:
+            self._sequences[epoch] = Sequence(epoch, self.splits, self.rules.depth)
+        return self._sequences[epoch]
+
+    def add_ready(self, batch: Batch) -> None:
+        """A batch waits to be given away."""
+        self.ready.setdefault(batch.id[0], {})[batch.id] = batch
+
+    def next_ready(self) -> Batch | None:
+        """The batch of this epoch that is to be given away next."""
+        ready = self.ready.get(self.epoch)
+        if self.rules.ordered:
+            name = self._sequence(self.epoch).next(ready or {})
+            return ready[name] if name is not None and ready is not None else None
+        return next(iter(ready.values())) if ready else None
+
+    def take_ready(self, batch: Batch) -> None:
+        """The batch that `next_ready` returned was given away."""
+        del self.ready[self.epoch][batch.id]
+        if self.rules.ordered:
+            self._sequence(self.epoch).taken()
+
+    def go_on(self) -> None:
+        """Every batch of this epoch was given away: the next epoch begins."""
+        self._sequences.pop(self.epoch, None)
+        self.ready.pop(self.epoch, None)
+        self.epoch += 1
+
+    def world_of(self, rank: RankId) -> list[RankId]:
+        """The ranks that live and die with a rank."""
+        first = rank.index - rank.index % self.rules.world
+        return self.ranks[first : first + self.rules.world]

@@ -1,0 +1,123 @@
+"""Lineage: where each batch is that came of a batch of the source, so that what is lost can be made again.
+
+A *root* is a batch as it was read, named `(epoch, place of its split, place in the split)`. Every batch that functions
+make of it carries its name and one index more for each function. While anything of a root is under way, all its batches
+are known here; when the last has been consumed or dropped, the root is closed and only its number stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from ghee.protocol.messages import BatchId, RankId
+
+
+class Status(Enum):
+    """How far a batch has come on its way to a stage."""
+
+    READY = auto()  # lies in its maker's outbox
+    SENT = auto()  # the maker was told to send it to `to`
+    HELD = auto()  # has arrived at `to`
+    DONE = auto()  # the stage's function has taken it in, or nobody wants it any more
+    LOST = auto()  # is gone with a rank and will be made again
+
+
+@dataclass(slots=True)
+class Way:
+    """The way of a batch to one stage.
+
+    `sender` has it in its outbox or was told to send it. `redo`: it had been at a rank that died, so no count of an
+    epoch includes it. `recalled`: its sender has died and it is not known yet whether it has arrived; `spare` is a rank
+    that has made it again meanwhile.
+    """
+
+    sender: RankId
+    status: Status = Status.READY
+    to: RankId | None = None
+    place: int = 0
+    redo: bool = False
+    recalled: bool = False
+    spare: RankId | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch and its ways to the stages that follow its maker's.
+
+    `seen`: the ranks that have announced it since their function was last done with its input.
+    """
+
+    id: BatchId
+    rows: int
+    size: int
+    ways: dict[int, Way]
+    seen: set[RankId]
+
+    def is_wanted_of(self, rank: RankId) -> bool:
+        """Whether the rank must keep it in its outbox."""
+        return any((way.status is Status.READY and way.sender == rank) or way.spare == rank for way in self.ways.values())
+
+    def depends_on(self, rank: RankId) -> bool:
+        """Whether something of it would be lost if the rank died now."""
+        return self.is_wanted_of(rank) or any(way.status is Status.SENT and way.sender == rank for way in self.ways.values())
+
+
+@dataclass(slots=True)
+class Root:
+    """What came of one batch of the source. `finished`: the inputs that functions are done with; `open`: ways not DONE."""
+
+    batches: dict[BatchId, Batch] = field(default_factory=dict)
+    finished: set[BatchId] = field(default_factory=set)
+    open: int = 0
+
+    def lost(self) -> bool:
+        """Whether something of it must be made again."""
+        return any(way.status is Status.LOST for batch in self.batches.values() for way in batch.ways.values())
+
+
+class Lineage:
+    """All roots that are under way."""
+
+    def __init__(self) -> None:
+        self.roots: dict[BatchId, Root] = {}
+        self.finished: dict[tuple[int, int], set[int]] = {}
+        """By epoch and split: the roots that the first function is done with."""
+
+    def root_of(self, name: BatchId) -> Root:
+        """The root that a batch came of."""
+        key = name[:3]
+        root = self.roots.get(key)
+        if root is None:
+            root = self.roots[key] = Root()
+        return root
+
+    def is_closed(self, name: BatchId) -> bool:
+        """Whether everything that came of the root has been consumed or dropped."""
+        return name[:3] not in self.roots and name[2] in self.finished.get((name[0], name[1]), ())
+
+    def find(self, name: BatchId) -> Batch | None:
+        """A batch that is under way."""
+        root = self.roots.get(name[:3])
+        return root.batches.get(name) if root else None
+
+    def done(self, batch: Batch, stage: int) -> None:
+        """The batch has reached the end of its way to a stage."""
+        way = batch.ways[stage]
+        if way.status is not Status.DONE:
+            way.status = Status.DONE
+            self.roots[batch.id[:3]].open -= 1
+            self.close_if_over(batch.id[:3])
+
+    def mark_finished(self, name: BatchId, root: Root) -> None:
+        """A function is done with an input (or, at the first stage, with a root)."""
+        root.finished.add(name)
+        if len(name) == 3:
+            self.finished.setdefault((name[0], name[1]), set()).add(name[2])
+
+    def close_if_over(self, key: BatchId) -> None:
+        """Forget a root when nothing of it is under way."""
+        root = self.roots.get(key)
+        # What a loop made has no root that is ever finished: it goes as soon as it was taken in.
+        if root is not None and root.open == 0 and (key in root.finished or key[1] < 0):
+            del self.roots[key]

@@ -1,0 +1,215 @@
+"""What follows when a reading or map rank dies: what was lost with it is made again from the source, once.
+
+Nothing is kept for the case of a crash: a rank forgets a batch as soon as it was sent. What is lost is found by lineage
+and made again from the source by whoever is idle; what comes out a second time though it was never lost is thrown away
+at its maker, by name. So a batch can be made twice but never delivered twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ghee.protocol import messages as m
+from ghee.protocol.edge import Edge
+from ghee.protocol.ledger import Ledger
+from ghee.protocol.lineage import Batch, Lineage, Root, Status, Way
+from ghee.protocol.messages import Action, BatchId, RankId
+from ghee.protocol.splits import Splits
+
+
+class Recovery:
+    """Decides what is made again. Works on the coordinator's edges, lineage and splits."""
+
+    def __init__(self, edges: Sequence[Edge], lineage: Lineage, splits: Splits, retries: int) -> None:
+        self._edges, self._lineage, self._splits = edges, lineage, splits
+        self.retries = retries
+        self._from: dict[RankId, dict[BatchId, Batch]] = {}
+
+    # ── in ordinary times ────────────────────────────────────────────────────────────────────────────────────────
+
+    def depends_on(self, rank: RankId, batch: Batch) -> None:
+        """Until it has arrived everywhere, the batch would be lost with the rank."""
+        self._from.setdefault(rank, {})[batch.id] = batch
+
+    def arrived(self, batch: Batch, stage: int) -> list[Action]:
+        """The batch has arrived at one of the stages that it was on its way to."""
+        way = batch.ways[stage]
+        way.status, way.recalled = Status.HELD, False
+        if not batch.depends_on(way.sender):
+            self._from.get(way.sender, {}).pop(batch.id, None)
+        return self._drop_spare(batch, way)
+
+    def _drop_spare(self, batch: Batch, way: Way) -> list[Action]:
+        spare, way.spare = way.spare, None
+        if spare is None or batch.is_wanted_of(spare):
+            return []
+        if not batch.depends_on(spare):
+            self._from.get(spare, {}).pop(batch.id, None)
+        return [m.Discard(spare, batch.id)]
+
+    # ── a death ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def bury(self, died: m.Died) -> list[Action]:
+        """A rank has died, and its world with it: find what is lost, and have the world started again."""
+        rank, reason = died.rank, died.reason
+        edge = self._edges[rank.stage]
+        world = edge.world_of(rank)
+        if edge.is_consumer or edge.rules.after_loop:  # what a loop has made cannot be made again
+            return [] if rank in edge.returned else [m.Fail("died", reason, rank)]
+        number = rank.index // edge.rules.world
+        before = edge.restarts.get(number, 0)
+        if not died.killed or before == self.retries:
+            return [m.Fail("died", f"{reason} (started again {before} times before)" if before else reason, rank)]
+        edge.restarts[number] = before + 1
+        new = [member._replace(life=member.life + 1) for member in world]
+        actions: list[Action] = [m.Restart(tuple(new), reason)]
+        for dead, born in zip(world, new, strict=True):
+            actions += self._bury(edge, dead, born)
+        return actions
+
+    def _bury(self, edge: Edge, dead: RankId, born: RankId) -> list[Action]:
+        stage = edge.rules.index
+        edge.ranks[dead.index] = born
+        edge.credit.remove(dead)
+        edge.returned.discard(dead)
+        for done in edge.done.values():
+            done.discard(dead)
+        self._splits.bury(dead)
+        actions: list[Action] = [m.EpochEnd(born, epoch, 0, 0) for epoch in range(edge.told)]
+        if edge.told_end:
+            actions.append(m.StreamEnd(born, edge.epochs))
+        held = edge.held.pop(dead)
+        edge.held[born] = {}
+        for batch in held.values():
+            edge.open[batch.id[0]] -= 1
+            batch.ways[stage].recalled = False
+            actions += self._drop_spare(batch, batch.ways[stage])
+            self._lose(batch, stage, again_at=None)
+        for batch in self._from.pop(dead, {}).values():
+            for child, way in batch.ways.items():
+                if way.spare == dead:
+                    way.spare = None
+                if way.sender != dead:
+                    continue
+                if way.status is Status.READY:
+                    self._edges[child].ready.get(batch.id[0], {}).pop(batch.id, None)
+                    self._edges[child].late.pop(batch.id, None)
+                    self._lose(batch, child, again_at=None)
+                elif way.status is Status.SENT and not way.recalled:
+                    assert way.to is not None
+                    way.recalled = True
+                    actions.append(m.Recall(way.to, batch.id, dead))
+        return actions
+
+    def _lose(self, batch: Batch, stage: int, again_at: RankId | None) -> None:
+        """The batch must be made again for a stage: at the same rank and place if that waits for it, else anywhere."""
+        edge, way = self._edges[stage], batch.ways[stage]
+        root = self._lineage.roots[batch.id[:3]]
+        root.open += way.status is Status.DONE
+        if again_at is None:
+            way.redo = way.redo or way.status is not Status.READY
+        was_lost = way.status is Status.LOST
+        way.status, way.to = Status.LOST, again_at
+        if was_lost:
+            return  # and now its receiver is lost as well
+        edge.lost[batch.id[0]] = edge.lost.get(batch.id[0], 0) + 1
+        assert edge.rules.parent is not None
+        maker = self._edges[edge.rules.parent]
+        if maker.rules.kind == "read":
+            if batch.id[:3] in root.finished:
+                self._splits.read_again(batch.id[:3])
+        else:
+            parent = root.batches[batch.id[:-1]]
+            if parent.ways[maker.rules.index].status is Status.DONE:
+                self._lose(parent, maker.rules.index, again_at=None)
+
+    def recalled(self, event: m.Recalled) -> list[Action]:
+        """A receiver has said that it will not get a batch whose sender has died."""
+        stage = event.rank.stage
+        batch = self._edges[stage].held[event.rank].get(event.id)
+        way = batch.ways[stage] if batch is not None else None
+        if batch is None or way is None or not way.recalled:
+            return []  # it had arrived after all
+        way.recalled = False
+        if way.spare is None:
+            self._lose(batch, stage, again_at=event.rank)
+            return []
+        sender, way.spare = way.spare, None
+        return [self._send_again(batch, way, sender)]
+
+    def abandon(self, edge: Edge) -> None:
+        """Nobody at this edge wants anything any more, so nothing needs to be made again for it."""
+        stage = edge.rules.index
+        for root in list(self._lineage.roots.values()):
+            for batch in list(root.batches.values()):
+                if stage in batch.ways and batch.ways[stage].status is Status.LOST:
+                    self._lineage.done(batch, stage)
+        edge.lost.clear()
+
+    # ── making again ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def made_again(self, event: m.Made, batch: Batch, ledger: Ledger) -> list[Action]:
+        """A batch that was made before came out once more: send it where it was lost, else throw it away."""
+        actions: list[Action] = []
+        batch.seen.add(event.rank)
+        had, found = batch.is_wanted_of(event.rank), []
+        for stage, way in batch.ways.items():
+            if way.status is Status.LOST:
+                way.sender, way.status = event.rank, Status.READY
+                found.append(stage)
+                self._edges[stage].lost[batch.id[0]] -= 1
+            elif way.recalled and way.spare is None:
+                way.spare = event.rank
+        if had or not batch.is_wanted_of(event.rank):  # one copy is enough
+            actions.append(m.Discard(event.rank, event.id))
+        if not batch.is_wanted_of(event.rank):
+            return actions
+        self.depends_on(event.rank, batch)
+        if event.rows != batch.rows:
+            ledger.remade(event.rank.stage, event.id[0], event.rows - batch.rows)
+            batch.rows, batch.size = event.rows, event.size
+        for stage in found:
+            self._offer(batch, stage, batch.ways[stage], actions)
+        return actions
+
+    def _offer(self, batch: Batch, stage: int, way: Way, actions: list[Action]) -> None:
+        edge = self._edges[stage]
+        if way.to is not None:
+            actions.append(self._send_again(batch, way, way.sender))
+        elif way.redo and edge.rules.kind == "map":
+            edge.late[batch.id] = batch
+        else:
+            edge.add_ready(batch)
+
+    def _send_again(self, batch: Batch, way: Way, sender: RankId) -> Action:
+        """To the rank that waits for it, at its old place; it is charged there already."""
+        assert way.to is not None
+        way.status, way.sender = Status.SENT, sender
+        return m.Send(sender, batch.id, way.to, way.place, not batch.is_wanted_of(sender), redo=way.redo)
+
+    def rows_made_of(self, event: m.Finished, root: Root) -> int:
+        """The rows that came of an input whose function was begun by a rank that died, and done by another."""
+        return sum(batch.rows for batch in self._children(event, root))
+
+    def settle_lost(self, event: m.Finished, root: Root, ledger: Ledger) -> None:
+        """A function is done with an input: what is lost of its outputs, and was made by now, must be made once more.
+
+        What was not made this time will never be: the function is not a function of its input alone. Those rows count as
+        dropped by it.
+        """
+        for batch in self._children(event, root):
+            lost = [stage for stage, way in batch.ways.items() if way.status is Status.LOST]
+            if lost and event.rank in batch.seen:
+                if event.rank.stage == 0:
+                    self._splits.read_again(event.id)
+                elif root.batches[event.id].ways[event.rank.stage].status is Status.DONE:
+                    self._lose(root.batches[event.id], event.rank.stage, again_at=None)
+            elif lost:
+                ledger.remade(event.rank.stage, event.id[0], -batch.rows)
+                for stage in lost:
+                    self._edges[stage].lost[batch.id[0]] -= 1
+                    self._lineage.done(batch, stage)
+            batch.seen.discard(event.rank)
+
+    def _children(self, event: m.Finished, root: Root) -> list[Batch]:
+        return [batch for batch in root.batches.values() if batch.id[:-1] == event.id]
