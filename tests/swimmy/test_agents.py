@@ -41,7 +41,7 @@ class Agents:
             environment = {
                 **os.environ, "SWIMMY_KEYS": str(keys), "SWIMMY_RUN": "run-1", "JOB_COMPLETION_INDEX": str(index),
                 "SWIMMY_ADDRESS": address.partition(":")[0], "SWIMMY_PORT": str(PORT), "SWIMMY_LEASE": str(lease),
-                "SWIMMY_GRACE": "1", "SWIMMY_FOLDER": str(folder / f"agent-{index}"),
+                "SWIMMY_GRACE": "1", "SWIMMY_KEEP": "1", "SWIMMY_FOLDER": str(folder / f"agent-{index}"),
             }  # fmt: skip
             self.processes.append(subprocess.Popen([sys.executable, "-m", "swimmy.agent"], env=environment))
         self.context, self.loop = new_context(), Loop()
@@ -55,14 +55,14 @@ class Agents:
             self.loop.turn(1)
         return answers[0]  # type: ignore[no-any-return]
 
-    def start(self, function: Callable[..., Any], *, ranks: int = 1, mpi: str = "none") -> None:
+    def start(self, function: Callable[..., Any], *, ranks: int = 1, mpi: str = "none", detach: bool = False) -> None:
         payload = cloudpickle.dumps((function, (), {}))
         digest = hashlib.sha256(payload).hexdigest()
         assert self.call({"op": "put", "digest": digest, "offset": 0, "total": len(payload)}, payload)[0]["have"]
         asked = {"replicas": len(self.addresses), "ranks_per_pod": ranks, "mpi": mpi, "per_pod": False, "facts": facts()}
         peers = {str(index): address for index, address in enumerate(self.addresses)}
         answer, _ = self.call({
-            "op": "start", "digest": digest, "total": len(payload), "detach": False, "silent_after": 20, "start_after": 20,
+            "op": "start", "digest": digest, "total": len(payload), "detach": detach, "silent_after": 20, "start_after": 20,
             "restarts": 0, "peers": peers, "asked": asked,
         })  # fmt: skip
         assert "error" not in answer
@@ -132,6 +132,26 @@ def test_without_a_client_the_agents_end_their_ranks_and_themselves(agents: Any)
     assert [process.wait(30) for process in run.processes] == [85, 85]  # nobody asks any more
     with pytest.raises(ProcessLookupError):
         os.kill(rank, 0)
+
+
+def test_a_detached_run_goes_on_without_a_client_and_keeps_its_result_for_a_while(agents: Any, tmp_path: Path) -> None:
+    pipes = [tmp_path / "0", tmp_path / "1"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+
+    def work() -> str:
+        import swimmy
+
+        return pipes[swimmy.rank()].read_text()  # waits for the writer
+
+    run = agents(2, lease=1)
+    run.start(work, detach=True)
+    run.follow(lambda entry: entry["kind"] == "world")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.processes[0].wait(3)  # three leases
+    for pipe in pipes:
+        pipe.write_text("go on")
+    assert [process.wait(30) for process in run.processes] == [85, 85]  # nobody came for it within `keep`
 
 
 def test_sigterm_ends_ranks_and_agent(agents: Any) -> None:

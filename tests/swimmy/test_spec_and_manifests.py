@@ -85,6 +85,7 @@ def test_no_key_and_no_code_is_in_the_pod() -> None:
         "SWIMMY_PORT",
         "SWIMMY_LEASE",
         "SWIMMY_GRACE",
+        "SWIMMY_KEEP",
         "SWIMMY_KEYS",
         "SWIMMY_FOLDER",
         "SWIMMY_ADDRESS",

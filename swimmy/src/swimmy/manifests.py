@@ -136,6 +136,7 @@ def _container(run: str, pods: Pods) -> Manifest:
         "SWIMMY_PORT": str(PORT),
         "SWIMMY_LEASE": f"{pods.lease:g}",
         "SWIMMY_GRACE": f"{pods.grace:g}",
+        "SWIMMY_KEEP": f"{pods.keep:g}",
         "SWIMMY_KEYS": KEYS,
         "SWIMMY_FOLDER": f"{FOLDER}/agent",
     }

@@ -77,8 +77,9 @@ class Pods:
     strategic merge patch would be, after everything else. ``start_timeout`` seconds may pass until every agent answers,
     ``schedule_timeout`` while a Pod fits on no machine; ``deadline`` seconds until the run is ended whatever it does;
     within ``lease`` seconds after its client's death the agents end; an agent that does not answer for ``silence``
-    seconds is given up. ``grace`` seconds lie between SIGTERM and SIGKILL for the ranks. ``restarts`` is how often a
-    Pod that failed comes back (only with ``mpi(world="pod")``).
+    seconds is given up. A detached run that has ended waits ``keep`` seconds for somebody to fetch its result.
+    ``grace`` seconds lie between SIGTERM and SIGKILL for the ranks. ``restarts`` is how often a Pod that failed comes
+    back (only with ``mpi(world="pod")``).
     """
 
     image: str
@@ -112,6 +113,7 @@ class Pods:
     lease: float = 60
     grace: float = 5
     silence: float = 20
+    keep: float = 3600
     restarts: int = 0
 
 
@@ -155,7 +157,7 @@ def _pod_problems(pods: Pods) -> list[str]:
         value = getattr(pods, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             problems.append(f"{name}={value!r}; a whole number of {least} or more is needed")
-    for name in ("schedule_timeout", "start_timeout", "lease", "silence", "deadline"):
+    for name in ("schedule_timeout", "start_timeout", "lease", "silence", "keep", "deadline"):
         value = getattr(pods, name)
         if value is not None and not value >= 1:
             problems.append(f"{name}={value!r}; at least 1 (seconds) is needed")

@@ -38,7 +38,7 @@ def _go_mod(folder: Path) -> str:
     text = Path(described["GoMod"]).read_text()
     language = re.search(r"^go (\S+)$", text, re.M)
     assert language
-    staging = sorted(set(re.findall(r"^\s*(k8s\.io/[\w-]+) v0\.0\.0\b", text, re.M)))
+    staging = sorted(set(re.findall(r"^\s*(k8s\.io/[\w-]+) v0\.0\.0(?=\s)", text, re.M)))
     replaced = "\n".join(f"replace {name} => {name} v0{VERSION[1:]}" for name in staging)
     return f"module cluster\n\ngo {language[1]}\n\nrequire k8s.io/kubernetes v{VERSION}\n\n{replaced}\n"
 

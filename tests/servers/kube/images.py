@@ -123,8 +123,8 @@ def _files(tree: Path, leave_out: frozenset[str]) -> Iterable[Path]:
         return
     for folder, names, files in os.walk(tree):
         names[:] = [each for each in names if not _LEFT_OUT.search(f"{folder}/{each}/") and each not in leave_out]
-        if Path(folder).name == "dist-packages":
-            names[:], files = [], []
+        if Path(folder).name in ("dist-packages", "site-packages") and not Path(folder).is_relative_to(sys.prefix):
+            names[:], files = [], []  # what the machine's Python has installed is not the environment's
         for link in [each for each in names if Path(folder, each).is_symlink()]:
             yield Path(folder, link)
         for file in files:

@@ -26,7 +26,7 @@ _CLIENT = frozenset({"hello", "start", "follow", "fetch", "peers"})
 
 @dataclass(frozen=True)
 class Settings:
-    """What an agent is told by its Pod. ``lease`` and ``grace`` in seconds; ``folder`` is writable and private."""
+    """What an agent is told by its Pod. ``lease``, ``grace`` and ``keep`` in seconds; ``folder`` is writable and private."""
 
     run: str
     index: int
@@ -34,6 +34,7 @@ class Settings:
     port: int
     lease: float
     grace: float
+    keep: float
     folder: Path
     server: Keys
     agent: Keys
@@ -191,11 +192,18 @@ class Agent:
             now = time.monotonic()
             if self.leader is not None:
                 self.leader.tick(now)
+                self._keep_result(now)
             self._answer_waiting(now)
             sys.stdout.flush()
             if self.lease.lost(now):
-                self._end(LEASE_LOST, f"nobody renewed the lease of {self.settings.lease:g} s")
+                self._end(LEASE_LOST, f"nobody renewed the lease of {self.lease.seconds:g} s")
         return self._finish(*self._ending)
+
+    def _keep_result(self, now: float) -> None:
+        """A detached run that has ended holds its Pods for its result only so long."""
+        assert self.leader is not None
+        if self.lease.seconds is None and self.leader.state in ("done", "failed"):
+            self.lease = Lease(self.settings.keep, now)
 
     def _finish(self, code: int, reason: str) -> int:
         if self.leader is not None:
@@ -234,6 +242,7 @@ def settings_from_environment() -> Settings:
         port=int(os.environ["SWIMMY_PORT"]),
         lease=float(os.environ["SWIMMY_LEASE"]),
         grace=float(os.environ["SWIMMY_GRACE"]),
+        keep=float(os.environ["SWIMMY_KEEP"]),
         folder=Path(os.environ["SWIMMY_FOLDER"]),
         server=Keys(key("server-public"), key("server-secret")),
         agent=Keys(key("agent-public"), key("agent-secret")),
