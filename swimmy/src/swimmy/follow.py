@@ -310,7 +310,7 @@ class Follower:
 
     def _follow(self, access: Access) -> None:
         while True:
-            request = {"op": "follow", "after": self._after, "wait": _FOLLOW_WAIT}
+            request = {"op": "follow", "after": self._after, "wait": min(_FOLLOW_WAIT, self.spec.pods.lease / 4)}
             header, body = self._call(request, again=_FOLLOW_WAIT + 3)
             for entry in json.loads(body):
                 self._after = entry.pop("seq")

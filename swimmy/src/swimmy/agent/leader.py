@@ -16,7 +16,7 @@ from swimmy.protocol import CHUNK, Header
 
 GRACE = 1.0  # seconds in which further failures may arrive that explain the first one better
 _AGAIN = 2.0  # seconds after which an unanswered greeting is repeated: the agent may have started after the first
-_READ_WAIT = 2.0
+_READ_WAIT = 2.0  # seconds that an agent may hold back an answer when there is nothing to tell
 
 
 class Peer:
@@ -60,7 +60,7 @@ class Peer:
         self._read()
 
     def _read(self) -> None:
-        self.caller.call({"op": "read", "after": self._after, "wait": _READ_WAIT}, then=self._entries)
+        self.caller.call({"op": "read", "after": self._after, "wait": self.leader.read_wait}, then=self._entries)
 
     def _entries(self, header: Header, body: bytes) -> None:
         self.heard = time.monotonic()
@@ -90,7 +90,10 @@ class Leader:
         server_key: str,
         request: Header,
         piece: Callable[[int], bytes],
+        lease: float,
     ) -> None:
+        # Reading is what renews an agent's lease: several times within it.
+        self.read_wait = min(_READ_WAIT, lease / 4)
         self.loop, self.keys, self.server_key, self.piece = loop, keys, server_key, piece
         self.context = new_context()
         self.journal = Journal()

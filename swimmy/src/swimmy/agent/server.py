@@ -110,7 +110,9 @@ class Agent:
         if self.leader is None:
             if header["detach"]:
                 self.lease = Lease(None, time.monotonic())
-            self.leader = Leader(self.loop, self.settings.agent, self.settings.server.public, header, self._piece)
+            self.leader = Leader(
+                self.loop, self.settings.agent, self.settings.server.public, header, self._piece, self.settings.lease
+            )
         return {"state": self.leader.state}
 
     def _piece(self, offset: int) -> bytes:
