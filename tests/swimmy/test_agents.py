@@ -27,13 +27,13 @@ class Agents:
 
     def __init__(self, folder: Path, count: int, lease: float) -> None:
         self.folder = folder
-        self.server, agent, client = Keys.new(), Keys.new(), Keys.new()
+        self.server, agent, self.client = Keys.new(), Keys.new(), Keys.new()
         keys = folder / "keys"
         keys.mkdir()
         for name, pair in (("server", self.server), ("agent", agent)):
             (keys / f"{name}-public").write_text(pair.public)
             (keys / f"{name}-secret").write_text(pair.secret)
-        (keys / "client-public").write_text(client.public)
+        (keys / "client-public").write_text(self.client.public)
         network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
         self.addresses = [f"{network}.{index + 1}:{PORT}" for index in range(count)]
         self.processes = []
@@ -45,7 +45,7 @@ class Agents:
             }  # fmt: skip
             self.processes.append(subprocess.Popen([sys.executable, "-m", "swimmy.agent"], env=environment))
         self.context, self.loop = new_context(), Loop()
-        self.caller = Caller(self.context, client, self.server.public, self.addresses[0])
+        self.caller = Caller(self.context, self.client, self.server.public, self.addresses[0])
         self.loop.watch(self.caller.socket, self.caller.receive)
 
     def call(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
@@ -53,6 +53,7 @@ class Agents:
         self.caller.call(header, body, lambda *answer: answers.append(answer))
         while not answers:
             self.loop.turn(1)
+            assert answers or self.processes[0].poll() is None, "the leading agent has ended"
         return answers[0]  # type: ignore[no-any-return]
 
     def start(self, function: Callable[..., Any], *, ranks: int = 1, mpi: str = "none", detach: bool = False) -> None:
@@ -124,12 +125,12 @@ def test_without_a_client_the_agents_end_their_ranks_and_themselves(agents: Any)
         print(os.getpid(), flush=True)
         signal.pause()
 
-    run = agents(2, lease=1.5)
+    run = agents(2, lease=8)  # long enough that a loaded machine starts an agent within it
     run.start(wait)
     entries = run.follow(lambda entry: entry["kind"] == "log")
     rank = int(next(entry["text"] for entry in entries if entry["kind"] == "log"))
     os.kill(rank, 0)
-    assert [process.wait(30) for process in run.processes] == [85, 85]  # nobody asks any more
+    assert [process.wait(60) for process in run.processes] == [85, 85]  # nobody asks any more
     with pytest.raises(ProcessLookupError):
         os.kill(rank, 0)
 
@@ -144,14 +145,14 @@ def test_a_detached_run_goes_on_without_a_client_and_keeps_its_result_for_a_whil
 
         return pipes[swimmy.rank()].read_text()  # waits for the writer
 
-    run = agents(2, lease=1)
+    run = agents(2, lease=8)
     run.start(work, detach=True)
     run.follow(lambda entry: entry["kind"] == "world")
     with pytest.raises(subprocess.TimeoutExpired):
-        run.processes[0].wait(3)  # three leases
+        run.processes[0].wait(12)  # longer than a lease
     for pipe in pipes:
         pipe.write_text("go on")
-    assert [process.wait(30) for process in run.processes] == [85, 85]  # nobody came for it within `keep`
+    assert [process.wait(60) for process in run.processes] == [85, 85]  # nobody came for it within `keep`
 
 
 def test_sigterm_ends_ranks_and_agent(agents: Any) -> None:
@@ -198,6 +199,27 @@ def test_what_an_agent_refuses(agents: Any, request_: dict[str, Any], words: str
     answer, _ = run.call(request_)
     assert words in answer["error"]
     assert run.call({"op": "hello"})[0]["run"] == "run-1"  # it goes on
+
+
+@pytest.mark.parametrize("whose", ["client", "server"])
+def test_who_does_not_hold_the_key_is_not_heard(agents: Any, whose: str) -> None:
+    run = agents()
+    other = Keys.new()
+    if whose == "client":  # it knows the server, and nobody allowed it
+        wrong = Caller(run.context, other, run.server.public, run.addresses[0])
+    else:
+        wrong = Caller(run.context, run.client, other.public, run.addresses[0])
+    try:
+        run.loop.watch(wrong.socket, wrong.receive)
+        heard: list[Any] = []
+        wrong.call({"op": "stop", "code": 1, "reason": "an intruder"}, then=lambda *answer: heard.append(answer))
+        for _ in range(20):
+            assert run.call({"op": "hello"})[0]["run"] == "run-1"
+            run.loop.turn(0.05)
+        assert heard == []
+        assert run.processes[0].poll() is None
+    finally:
+        wrong.socket.close(linger=0)
 
 
 def test_a_payload_that_was_changed_on_its_way_is_refused(agents: Any) -> None:
