@@ -234,21 +234,19 @@ def test_a_payload_that_was_changed_on_its_way_is_refused(agents: Any) -> None:
 
 def test_orphans_are_reaped_and_no_process_outlives_its_agent(agents: Any) -> None:
     def leave_orphans() -> int:
-        import os
         import subprocess
         import sys
 
-        script = "import os, signal\nif os.fork() == 0:\n    os.setsid()\n    signal.pause()\n"
-        subprocess.run([sys.executable, "-c", script], check=True)
-        return os.getpid()
+        script = "import os, signal\npid = os.fork()\nif pid == 0:\n    os.close(1)\n    os.setsid()\n    signal.pause()\nprint(pid)"
+        done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+        return int(done.stdout)
 
     run = agents()
     run.start(leave_orphans)
     run.follow(lambda entry: entry["kind"] == "done")
+    orphan = cloudpickle.loads(run.call({"op": "fetch", "rank": 0, "offset": 0})[1])
     agent = run.processes[0].pid
-    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    assert children  # the orphan came to the agent
+    assert str(orphan) in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()  # it came to the agent
     run.call({"op": "stop", "code": 0, "reason": "done"})
     assert run.processes[0].wait(20) == 0
-    for child in children:
-        assert not Path(f"/proc/{child}").exists()
+    assert not Path(f"/proc/{orphan}").exists()

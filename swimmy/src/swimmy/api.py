@@ -66,7 +66,8 @@ def submit(
     spec = Spec(run_id, pods, mpi or _SINGLE, payload, detach, direct, owner)
     handle = Handle(Follower(cluster, spec), detached=detach)
     if detach:
-        handle.wait_state("starting", "running", "done")
+        with handle._record.changed:
+            handle._record.changed.wait_for(lambda: handle._record.started or handle._record.ended)
         _remember(cluster, spec, handle)
     return handle
 

@@ -108,6 +108,7 @@ class Follower:
         self._peers = self._addresses()
         self.record.enter("starting")
         self._lead(access)
+        self.record.begin()
         self._follow(access)
         self.record.results = [self._result(rank) for rank in sorted(self._done)]
         self.record.enter("done")
@@ -285,9 +286,11 @@ class Follower:
             )  # fmt: skip
         if hello["started"]:
             return
+        if self.spec.attached is not None:
+            raise errors.RunGone(f"run {self.spec.run} was never started: the process that submitted it died before")
         digest, total = hashlib.sha256(self.spec.payload).hexdigest(), len(self.spec.payload)
         have = 0
-        while have < total or total == 0:
+        while have < total:
             request = {"op": "put", "digest": digest, "offset": have, "total": total}
             answer, _ = self._call(request, self.spec.payload[have : have + CHUNK])
             have = answer["have"]

@@ -43,6 +43,7 @@ class Record:
     entries: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     results: list[Any] | None = None
     error: BaseException | None = None
+    started: bool = False
     ended: bool = False
     access: Access | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -50,6 +51,12 @@ class Record:
     def note(self, **entry: Any) -> None:
         with self.changed:
             self.entries.append((time.time(), entry))
+            self.changed.notify_all()
+
+    def begin(self) -> None:
+        """The leader has taken the order: from now on the run can do without this process."""
+        with self.changed:
+            self.started = True
             self.changed.notify_all()
 
     def enter(self, state: str) -> None:
