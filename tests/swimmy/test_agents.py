@@ -237,7 +237,7 @@ def test_orphans_are_reaped_and_no_process_outlives_its_agent(agents: Any) -> No
         import subprocess
         import sys
 
-        script = "import os, signal\npid = os.fork()\nif pid == 0:\n    os.close(1)\n    os.setsid()\n    signal.pause()\nprint(pid)"
+        script = "import os, signal\npid = os.fork()\nif pid == 0:\n    os.closerange(1, 3)\n    signal.pause()\nprint(pid)"
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
         return int(done.stdout)
 
