@@ -10,7 +10,6 @@ be reached is known: 0.01.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 import ghee
 
+FOLDER = Path.home() / ".cache" / "ghee" / "quickstart"
 WAVES = 64
 ROWS = 400_000
 
@@ -56,9 +56,6 @@ def make_data(folder: Path) -> Path:
         pq.write_table(pa.table({"t": t, "y": y}), beside, row_group_size=20_000)
         beside.rename(file)
     return file
-
-
-FOLDER = Path(tempfile.gettempdir(), "ghee-quickstart")
 
 
 def make(folder: Path = FOLDER, epochs: int = 3) -> ghee.Pipeline:

@@ -122,9 +122,10 @@ def _learn_numpy() -> None:
     def reduce(array: Any) -> Any:
         if not (array.flags.c_contiguous or array.flags.f_contiguous):
             array = numpy.ascontiguousarray(array)  # or its bytes would be pickled through
-        if array.flags.writeable or array.dtype.hasobject:
+        dated = array.dtype.kind in "mMV"  # numpy gives no buffer of times: their bytes would be pickled through
+        if array.dtype.hasobject or not array.dtype.itemsize or (array.flags.writeable and not dated):
             return array.__reduce_ex__(5)
-        # Pickle would mark the buffer as read-only, for the receiver too, whose copy is its own.
+        # Pickle would mark a read-only buffer as such for the receiver too, whose copy is its own.
         order = "C" if array.flags.c_contiguous else "F"
         return _array, (pickle.PickleBuffer(_unlocked(array)), array.dtype, array.shape, order)
 

@@ -73,9 +73,8 @@ class Pipeline:
         """Call `function` once for each batch; it returns a batch, several (a generator), or None (dropped, counted).
 
         A class is built once in each rank and its instances are called for each batch: load a model once, predict often.
-        A method `close` of a class or callable object is called at the end. Each replica is an MPI world of its own, of `ranks`
-        ranks.
-        `credit` is in bytes: what may lie in the inbox of a rank, and as much again in its outbox.
+        A method `close` of a class or callable object is called at the end. Each replica is an MPI world of its own, of
+        `ranks` ranks. `credit` is in bytes: what may lie in the inbox of a rank, and as much again in its outbox.
         """
         resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
         _callable("map", function)

@@ -179,7 +179,8 @@ def _make_folder(run_id: str) -> Path:
     folder = runs / run_id
     for private in (folder, folder / "logs"):
         private.mkdir(mode=0o700)
-    for old in sorted(path for path in runs.iterdir() if path.is_dir())[:-KEPT_RUNS]:
+    ended = sorted(path.parent for path in runs.glob("*/report.json"))  # one without a report may still be running
+    for old in ended[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
 

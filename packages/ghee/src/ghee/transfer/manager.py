@@ -239,6 +239,7 @@ class TransferManager:
         False if there is something urgent to be done first, for which room does not count.
         """
         with self._changed:
+            self._check_stopped()  # a rank that always has room waits for nothing else
             began = time.perf_counter()
             while self._outbox.held(upto, self._disordered) >= self._settings.room:
                 if self._urgent or self._delivery.is_urgent:
@@ -279,11 +280,14 @@ class TransferManager:
         self._store.close()
 
     def _wait(self) -> None:
+        self._check_stopped()
+        self._changed.wait()
+
+    def _check_stopped(self) -> None:
         if self._broken is not None:
             raise self._broken
         if self._stopped:
             raise CancelledError("the driver has stopped this rank")
-        self._changed.wait()
 
     def _signal(self) -> None:
         if not self._signalled:

@@ -1,0 +1,339 @@
+"""Building a dataset: plan, then run once, then publish. The order of steps is what keeps the store whole."""
+
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from cumin.content import RowSum
+from cumin.dataset import Dataset, load, write_schema
+from cumin.encoding import digest
+from cumin.errors import InputMovedError, KeyNotUniqueError, NonDeterministicBuildError, NotPartitionLocalError
+from cumin.lease import acquire
+from cumin.planning import Plan, SubPlan, make_plan, only_partitions
+from cumin.recipe import Recipe, param_to_json
+from cumin.store import Store, to_json
+from cumin.units import Target, Unit
+
+Progress = Callable[[str], None]
+
+
+def quiet(message: str) -> None:
+    """The progress of a build that tells nobody."""
+
+
+def build_recipe(
+    recipe: Recipe, store: Store, *, force: bool = False, progress: Progress = quiet, plan: Plan | None = None
+) -> Dataset:
+    """The dataset of a recipe: found, waited for, or built.
+
+    `force` runs the query even if the build is there, and compares (rebuild, check). Raises RecipeError before
+    anything runs, InputMovedError and NonDeterministicBuildError after; the store is whole in every case.
+    """
+    progress("planning")
+    plan = plan or make_plan(recipe)
+    if not force:
+        found = existing(plan, store)
+        if found is not None:
+            return found
+
+    def done() -> bool:
+        return not force and store.entry(plan.build_id) is not None
+
+    def waiting(holder: Mapping[str, Any]) -> None:
+        progress(f"waiting for the builder on {holder.get('host')} (process {holder.get('pid')})")
+
+    lease = acquire(store, plan.build_id, done=done, waiting=waiting)
+    if lease is None:
+        other = existing(plan, store)
+        assert other is not None
+        return other
+    try:
+        store.reach("leased")
+        return _run(plan, store, progress)
+    finally:
+        lease.release()
+
+
+def existing(plan: Plan, store: Store) -> Dataset | None:
+    """The dataset of a plan if it is in the store. Raises NonDeterministicBuildError for an id in quarantine."""
+    entry = store.entry(plan.build_id)
+    if entry is None:
+        return None
+    conflicts = store.place.names(f"conflicts/{plan.build_id[3:]}")
+    if conflicts:
+        raise NonDeterministicBuildError(
+            f"{plan.build_id} is in quarantine: it once gave {entry['content_id']}, and once another content "
+            f"(conflicts/{plan.build_id[3:]}/ in the store). Make the query repeatable, or set salt= for a new id."
+        )
+    store.place.delete(f"tombstones/{plan.build_id[3:]}.json")
+    dataset = load(plan.build_id, store, hit=True)
+    version = store.add_version(plan.recipe.name, plan.build_id, entry["content_id"], now())
+    return Dataset(plan.recipe.name, plan.build_id, entry["content_id"], store, dataset.manifest, True, version)
+
+
+def now() -> str:
+    """The time, in UTC, as a manifest writes it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _run(plan: Plan, store: Store, progress: Progress) -> Dataset:
+    started, cpu = time.monotonic(), time.process_time()
+    store.reach("planned")
+    _check_keys(plan, progress)
+    digits = plan.recipe.determinism.digits if plan.recipe.determinism.mode == "tolerant" else None
+    with store.staging() as folder:
+        target = Target(folder, plan.recipe.partition_by, plan.recipe.order_key, plan.recipe.layout, digits)
+        if plan.incremental:
+            units, reused = _run_partitions(plan, store, target, progress)
+        else:
+            progress("running the query")
+            ran = _execute(plan, plan.executed, plan.state, target)
+            store.reach("written")
+            _check_moved(plan)
+            progress("publishing")
+            units, reused = [store.put_unit(unit, target) for unit in ran], 0
+    store.reach("units-put")
+    stats = {
+        "wall_seconds": round(time.monotonic() - started, 3),
+        "cpu_seconds": round(time.process_time() - cpu, 3),
+        "peak_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "partitions_built": len(units) - reused,
+        "partitions_reused": reused,
+    }
+    return _publish(plan, store, units, stats, digits)
+
+
+def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> list[Unit]:
+    relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
+    return plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
+
+
+def _check_keys(plan: Plan, progress: Progress) -> None:
+    """Keys that make an order total are believed only after they were counted."""
+    for name, key in plan.relied_keys.items():
+        progress(f"checking that {', '.join(key)} is unique in {name}")
+        count = plan.recipe.engine.duplicates(plan.tables[name].relation(plan.state[name]), key)
+        if count:
+            raise KeyNotUniqueError(
+                f"The input {name!r}: {count} rows share their key ({', '.join(key)}) with another, so the query's order is "
+                "not total. Add columns to key= and to the ORDER BY, or remove the duplicates."
+            )
+
+
+def _check_moved(plan: Plan) -> None:
+    moved = [path for name, table in plan.tables.items() for path in table.moved(plan.state[name])]
+    if moved:
+        shown = "\n  ".join(moved[:20]) + (f"\n  and {len(moved) - 20} more" if len(moved) > 20 else "")
+        raise InputMovedError(f"{len(moved)} input files changed while the query ran; nothing was published:\n  {shown}")
+
+
+# -- partition by partition -----------------------------------------------------------------------
+
+
+def _sub_path(build_id: str) -> str:
+    return f"partitions/{build_id[3:5]}/{build_id[3:]}.json"
+
+
+def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress) -> tuple[list[dict[str, Any]], int]:
+    """Build the partitions whose inputs changed, in one query; find the others by their own ids."""
+    found: dict[str, dict[str, Any] | None] = {}
+    missing = []
+    for each in plan.subplans:
+        record = store.record(_sub_path(each.build_id))
+        if record is None:
+            missing.append(each)
+        else:
+            found[each.key] = record["unit"]
+    reused = sum(unit is not None for unit in found.values())
+    if missing:
+        progress(f"building {len(missing)} of {len(plan.subplans)} partitions")
+        ran = {unit.partition: unit for unit in _run_subplans(plan, missing, target)}
+        _probe(plan, missing, ran, target, progress)
+        store.reach("written")
+        _check_moved(plan)
+        progress("publishing")
+        for each in missing:
+            unit = store.put_unit(ran[each.key], target) if each.key in ran else None
+            record = {"key": each.key, "unit": unit}
+            if not store.put_record(_sub_path(each.build_id), record):
+                there = store.record(_sub_path(each.build_id))
+                _same_unit(each, unit, there["unit"] if there else None)
+            found[each.key] = unit
+    units = [{**unit, "build_id": each.build_id} for each in plan.subplans if (unit := found[each.key]) is not None]
+    return units, reused
+
+
+def _same_unit(plan: SubPlan, ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> None:
+    if (ours or {}).get("content_id") != (theirs or {}).get("content_id"):
+        raise NonDeterministicBuildError(f"The partition {plan.key} ({plan.build_id}) was built twice with different rows.")
+
+
+def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target) -> list[Unit]:
+    state = {
+        name: {key: plan.state[name][key] for key in sorted({key for each in subplans for key in each.reads[name]})}
+        for name in plan.tables
+    }
+    return _execute(plan, only_partitions(plan, [each.key for each in subplans]), state, target)
+
+
+def _probe(plan: Plan, built: list[SubPlan], ran: Mapping[str, Unit], target: Target, progress: Progress) -> None:
+    """Build one partition again with more, or less, of the inputs in sight: its rows must be the same.
+
+    Of several partitions built in one query, the last is built again from its own window alone; a single one is built
+    again with every partition in sight that the plan has. This finds most look-backs that are too short; it is no
+    proof (`cumin check --locality` compares every partition).
+    """
+    if len(plan.subplans) < 2:
+        return
+    last = built[-1]
+    everything = len(built) == 1
+    progress(f"checking that {last.key} depends on its look-back only")
+    folder = target.folder / "probe"
+    folder.mkdir()
+    probe_target = Target(folder, target.partition_by, target.order_key, target.layout, target.digits)
+    if everything:
+        again = _execute(plan, only_partitions(plan, [last.key]), plan.state, probe_target)
+    else:
+        again = _run_subplans(plan, [last], probe_target)
+    require_local(plan, last.key, ran.get(last.key), {unit.partition: unit for unit in again}.get(last.key))
+
+
+def require_local(plan: Plan, key: str, one: Unit | None, other: Unit | None) -> None:
+    """Raise NotPartitionLocalError if a partition's rows differ with what is in sight."""
+    if (one.content_id if one else None) != (other.content_id if other else None):
+        raise NotPartitionLocalError(
+            f"The partition {key} has other rows when more of the inputs is in sight: the query reads beyond lookback="
+            f"{dict(plan.recipe.lookback or {})}. Enlarge it, or leave lookback out to build the whole. Nothing was "
+            "published."
+        )
+
+
+# -- publishing -----------------------------------------------------------------------------------
+
+
+def _publish(plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[str, Any], digits: int | None) -> Dataset:
+    total = RowSum(digits)
+    for unit in units:
+        total.merge(RowSum.from_json(unit, digits=digits))
+    content_id = total.content_id(plan.schema)
+    before = store.entry(plan.build_id)
+    if before is not None and before["content_id"] == content_id:  # built again: the first manifest stays the one
+        manifest = store.manifest(before["manifest"])
+        version = store.add_version(plan.recipe.name, plan.build_id, content_id, now())
+        return Dataset(plan.recipe.name, plan.build_id, content_id, store, manifest, False, version)
+    manifest = _manifest(plan, store, content_id, total, units, stats)
+    manifest_hash = store.put_manifest(manifest)
+    store.reach("manifest-put")
+    entry = {"build_id": plan.build_id, "content_id": content_id, "manifest": manifest_hash}
+    there = store.put_entry(plan.build_id, entry)
+    store.reach("entry-put")
+    if there["content_id"] != content_id:
+        path = f"conflicts/{plan.build_id[3:]}/{manifest_hash}.json"
+        store.put_record(path, entry)
+        raise NonDeterministicBuildError(
+            f"{plan.build_id} gave {there['content_id']} before and gives {content_id} now. Both are kept, and the id is in "
+            "quarantine. Run `cumin check --twice`; make the query repeatable, or set salt= for a new id."
+        )
+    if there["manifest"] != manifest_hash:
+        manifest = store.manifest(there["manifest"])
+    version = store.add_version(plan.recipe.name, plan.build_id, content_id, now())
+    store.reach("named")
+    return Dataset(plan.recipe.name, plan.build_id, content_id, store, manifest, False, version)
+
+
+def _manifest(
+    plan: Plan, store: Store, content_id: str, total: RowSum, units: list[dict[str, Any]], stats: dict[str, Any]
+) -> dict[str, Any]:
+    recipe = plan.recipe
+    return {
+        "format": 1,
+        "name": recipe.name,
+        "build_id": plan.build_id,
+        "content_id": content_id,
+        "created": now(),
+        "tool": {
+            "cumin": metadata.version("cumin"),
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("pyarrow", "sqlglot", "duckdb")},
+        },
+        "recipe": {
+            "form": _jsonable(plan.form),
+            "template": recipe.sql,
+            "text": plan.rendered.text,
+            "executed": plan.executed,
+            "source_file": recipe.source_file,
+            "params": {name: param_to_json(value) for name, value in recipe.params.items()},
+            "engine": recipe.engine.describe(),
+            "udfs": sorted(recipe.udfs),
+            "determinism": {"mode": recipe.determinism.mode, "digits": recipe.determinism.digits,
+                            "scale": recipe.determinism.scale, "allow": list(recipe.determinism.allow)},
+            "lookback": dict(recipe.lookback) if recipe.lookback is not None else None,
+            "partitions": [param_to_json(each) for each in recipe.partitions] if recipe.partitions is not None else None,
+            "salt": recipe.salt,
+            "keys_checked": {name: list(key) for name, key in plan.relied_keys.items()},
+            "passed": [each.sentence(plan.query) for each in plan.findings],
+        },
+        "inputs": [_input(plan, name, store) for name in plan.tables],
+        "output": {
+            "schema": write_schema(plan.schema),
+            "partition_by": list(recipe.partition_by),
+            "order_key": list(recipe.order_key),
+            **total.to_json(),
+            "bytes": sum(file["size"] for unit in units for file in unit["files"]),
+            "units": units,
+        },
+        "layout": recipe.layout.form(),
+        "git": _git(),
+        "stats": stats,
+    }  # fmt: skip
+
+
+def _input(plan: Plan, name: str, store: Store) -> dict[str, Any]:
+    table, parts = plan.tables[name], plan.state[name]
+    listing = {key: part.lines for key, part in parts.items()}
+    listing_hash = digest("cumin/listing", listing)
+    store.put_record(f"listings/{listing_hash[:2]}/{listing_hash}.json", {"parts": listing})
+    return {
+        "name": name,
+        "kind": table.kind,
+        "root": table.root,
+        "source": {**plan.recipe.inputs[name].describe(), **table.pinned()},
+        "strength": table.strength,
+        "identity": table.identity,
+        "schema": write_schema(table.schema),
+        "partitions": {
+            key: {"token": part.token, "files": len(part.lines), "bytes": part.bytes} for key, part in parts.items()
+        },
+        "listing": listing_hash,
+        "parents": table.parents(),
+    }
+
+
+def _jsonable(form: Mapping[str, Any]) -> Any:
+    """The form for people to read in a manifest; ids are never made from it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value if value is None or isinstance(value, (bool, int, str)) else param_to_json(value)
+
+    result = plain({key: value for key, value in form.items() if key not in ("query", "inputs")})
+    to_json(result)
+    return result
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the working folder, if it is a repository."""
+    with suppress(OSError, subprocess.SubprocessError):
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
+        return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
+    return None

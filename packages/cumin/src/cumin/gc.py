@@ -1,0 +1,169 @@
+"""Collecting what nobody names. Mark, wait, delete: in that order, and never where a marker cannot be asked.
+
+Kept: every version of every name (or the newest `keep` of each), every pin, every build that a live MLflow run is
+tagged with, every build being built, and whatever these were built from. The rest gets a tombstone on the first
+run and is deleted by a run at least `grace` later. A hit on a build takes its tombstone away.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cumin.building import now
+from cumin.dataset import load
+from cumin.errors import ConfigError, NotFoundError, StoreError
+from cumin.store import Store
+
+GRACE_DAYS = 7.0
+Marker = Callable[[str], Iterable[str]]  # tracking URI -> the build ids its runs name
+
+
+@dataclass
+class Collected:
+    """What a run of gc did, or would do."""
+
+    kept: dict[str, list[str]] = field(default_factory=dict)  # build id -> why
+    marked: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kept": self.kept,
+            "marked": self.marked,
+            "deleted": self.deleted,
+            "files": self.files,
+            "bytes": self.bytes,
+        }
+
+
+def pin(store: Store, spec: str, *, label: str | None = None, reason: str = "") -> str:
+    """Keep a build from gc, and give it a label if one is said (``name@label``). The pin's name."""
+    build_id = store.resolve(spec)
+    name = f"{load(spec, store).name}@{label}" if label else build_id[3:]
+    if label is not None and (not label or (label[0] == "v" and label[1:].isdigit()) or "/" in label):
+        raise ConfigError(f"The label {label!r}: not empty, no '/', and not like a version (v3).")
+    store.put_record(f"pins/{name}.json", {"build_id": build_id, "reason": reason, "created": now()}, replace=True)
+    return name
+
+
+def unpin(store: Store, name: str) -> None:
+    """Take a pin away: ``name@label``, or a build id that was pinned without a label."""
+    path = f"pins/{name.removeprefix('b1:')}.json"
+    if store.record(path) is None:
+        known = ", ".join(each.removesuffix(".json") for each in store.place.names("pins")) or "none"
+        raise NotFoundError(f"{name!r} is not pinned. Pins: {known}.")
+    store.place.delete(path)
+
+
+def collect(
+    store: Store,
+    *,
+    dry_run: bool,
+    grace_days: float = GRACE_DAYS,
+    keep: int | None = None,
+    markers: Marker | None = None,
+    clock: float | None = None,
+) -> Collected:
+    """Run the collector. `markers` asks the tracking servers that `mlflow.log_input` has noted in the store.
+
+    Raises StoreError, having deleted nothing, if one of them cannot be asked or an entry cannot be read.
+    """
+    at = time.time() if clock is None else clock
+    done = Collected()
+    drop = _mark(store, done, keep, markers)
+    doomed = []
+    for build_id in store.builds():
+        if build_id in done.kept:
+            if not dry_run:
+                store.place.delete(f"tombstones/{build_id[3:]}.json")
+            continue
+        tombstone = store.record(f"tombstones/{build_id[3:]}.json")
+        if tombstone is None:
+            done.marked.append(build_id)
+            if not dry_run:
+                store.put_record(f"tombstones/{build_id[3:]}.json", {"since": at})
+        elif at - tombstone["since"] >= grace_days * 86_400:
+            doomed.append(build_id)
+    done.deleted = doomed
+    live = _reachable(store, [each for each in store.builds() if each not in set(doomed)])
+    for path in _files(store):
+        if path not in live and store.place.age(path, at) >= grace_days * 86_400:
+            done.files.append(path)
+            done.bytes += store.place.size(path) or 0
+    if not dry_run:
+        for name, number in drop:
+            store.delete_version(name, number)
+        for build_id in doomed:
+            store.delete_build(build_id)
+            store.place.delete(f"tombstones/{build_id[3:]}.json")
+        for path in done.files:
+            store.place.delete(path)
+    return done
+
+
+def _mark(store: Store, done: Collected, keep: int | None, markers: Marker | None) -> list[tuple[str, int]]:
+    """Fill in what is kept and why; the versions that `keep` lets go."""
+    drop: list[tuple[str, int]] = []
+
+    def hold(build_id: str, why: str) -> None:
+        waiting = [(build_id, why)]
+        while waiting:
+            each, reason = waiting.pop()
+            done.kept.setdefault(each, []).append(reason)
+            entry = store.entry(each)
+            if entry is not None and len(done.kept[each]) == 1:
+                parents = (parent for source in store.manifest(entry["manifest"])["inputs"] for parent in source["parents"])
+                waiting += [(parent["build_id"], f"input of {each[:15]}") for parent in parents]
+
+    for name in store.names():
+        versions = store.versions(name)
+        old = versions[:-keep] if keep else []
+        drop += [(name, each["version"]) for each in old]
+        for each in versions[len(old) :]:
+            hold(each["build_id"], f"{name}@v{each['version']}")
+    for file in store.place.names("pins"):
+        record = store.record(f"pins/{file}")
+        if record is not None:
+            hold(record["build_id"], f"pin {file.removesuffix('.json')}")
+    for folder in store.place.names("leases"):
+        if store.place.names(f"leases/{folder}"):
+            hold(f"b1:{folder}", "being built")
+    for file in store.place.names("marks"):
+        mark = store.record(f"marks/{file}")
+        if mark is None:
+            continue
+        if markers is None:
+            raise StoreError(f"MLflow runs at {mark['uri']} may name builds, and cannot be asked. Nothing was deleted.")
+        for build_id in markers(mark["uri"]):
+            hold(build_id, f"MLflow at {mark['uri']}")
+    return drop
+
+
+def _reachable(store: Store, builds: Iterable[str]) -> set[str]:
+    """Every file that these builds need."""
+    live: set[str] = set()
+    for build_id in builds:
+        entry = store.entry(build_id)
+        if entry is None:
+            continue
+        digests = [entry["manifest"]]
+        for name in store.place.names(f"conflicts/{build_id[3:]}"):
+            digests.append(name.removesuffix(".json"))
+        for digest in digests:
+            manifest = store.manifest(digest)
+            live.add(f"manifests/{digest[:2]}/{digest}.json")
+            live |= {f"listings/{each['listing'][:2]}/{each['listing']}.json" for each in manifest["inputs"]}
+            for unit in manifest["output"]["units"]:
+                live.add(f"data/{unit['unit'][:2]}/{unit['unit']}/unit.json")
+                live |= {file["path"] for file in unit["files"]}
+                if "build_id" in unit:
+                    live.add(f"partitions/{unit['build_id'][3:5]}/{unit['build_id'][3:]}.json")
+    return live
+
+
+def _files(store: Store) -> Iterable[str]:
+    for folder in ("manifests", "listings", "partitions", "data", "staging"):
+        yield from store.place.walk(folder)

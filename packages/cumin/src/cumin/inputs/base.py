@@ -1,0 +1,109 @@
+"""The contract of an input, and what an engine gets to read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from cumin.fingerprint import Part
+from cumin.partitions import PartitionValue, typed
+from cumin.place import Place
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What an engine reads for one table: the exact files, never a pattern.
+
+    `files` are full paths in `place`; `values` gives, per file, the values of `partition_columns`, which are not in
+    the files. `root` is the folder that the files lie under.
+    """
+
+    schema: pa.Schema
+    files: list[str]
+    place: Place
+    format: str
+    root: str
+    partition_columns: tuple[str, ...] = ()
+    values: list[tuple[Any, ...]] = field(default_factory=list)
+    csv: Mapping[str, Any] = field(default_factory=dict)
+
+    def dataset(self) -> pads.Dataset:
+        """The same as a pyarrow dataset, each file with its partition's values."""
+        kind = file_format(self.format, self.csv)
+        system = self.place.arrow()
+        fragments = []
+        for index, path in enumerate(self.files):
+            expression = None
+            if self.partition_columns:
+                for name, value in zip(self.partition_columns, self.values[index], strict=True):
+                    test = pads.field(name).is_null() if value is None else pads.field(name) == value
+                    expression = test if expression is None else expression & test
+            fragments.append(kind.make_fragment(path, filesystem=system, partition_expression=expression))
+        return pads.FileSystemDataset(fragments, self.schema, kind, filesystem=system)
+
+
+def file_format(name: str, csv: Mapping[str, Any]) -> pads.FileFormat:
+    """pyarrow's reader of a format. `csv` may hold `delimiter`."""
+    if name == "csv":
+        import pyarrow.csv as pacsv
+
+        return pads.CsvFileFormat(parse_options=pacsv.ParseOptions(delimiter=csv.get("delimiter", ",")))
+    if name == "json":
+        return pads.JsonFileFormat()
+    return pads.ParquetFileFormat()
+
+
+class Table(ABC):
+    """An input that has been looked at: its schema, its partitions, and how strong a token of it can be.
+
+    `partitions` maps a partition's key (``dt=2026-01-31``; empty for a table without any) to its values as text.
+    `identity` tells tables apart whose files would look the same (a Delta table's id, for instance).
+    """
+
+    kind: str
+    root: str
+    strength: str
+    identity: str
+    schema: pa.Schema
+    partition_columns: tuple[str, ...]
+    partitions: dict[str, tuple[PartitionValue, ...]]
+
+    @abstractmethod
+    def parts(self, keys: Collection[str]) -> dict[str, Part]:
+        """The state of these partitions. Raises InputError if a file cannot be read."""
+
+    @abstractmethod
+    def relation(self, parts: Mapping[str, Part]) -> Relation:
+        """The exact files of these partitions."""
+
+    def moved(self, parts: Mapping[str, Part]) -> list[str]:
+        """The files that changed or went away since `parts` was taken. Files written once do neither."""
+        return []
+
+    def pinned(self) -> dict[str, Any]:
+        """What to add to the input's description so that it names this very version of the table."""
+        return {}
+
+    def parents(self) -> list[dict[str, str]]:
+        """The builds this table comes from, for lineage."""
+        return []
+
+    def typed(self, key: str) -> tuple[Any, ...]:
+        """The values of a partition in their columns' types."""
+        kinds = (self.schema.field(name).type for name in self.partition_columns)
+        return tuple(typed(value, kind) for value, kind in zip(self.partitions[key], kinds, strict=True))
+
+
+class Input(ABC):
+    """Where a table is. Frozen data; nothing is read before `open`."""
+
+    @abstractmethod
+    def open(self) -> Table:
+        """Look at the table. Raises InputError where it is not there or cannot be read."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a manifest keeps, without secrets, so that `rebuild` can find the table again."""

@@ -1,0 +1,303 @@
+"""Files and Hive-partitioned tables, on any file system, in Parquet, CSV or JSON lines."""
+
+import glob
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from cumin.errors import ConfigError, InputError
+from cumin.fingerprint import Part, line_name, moved, token
+from cumin.inputs import listing
+from cumin.inputs.base import Input, Relation, Table, file_format
+from cumin.partitions import PARTITION_TYPES, guess_type, partition_text
+from cumin.place import LocalPlace, Place, RemotePlace, absolute, place, public_options
+
+FORMATS = ("parquet", "csv", "json")
+_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Input):
+    """Files by name or pattern. Make one with `cumin.files`."""
+
+    paths: tuple[str, ...]
+    format: str | None = None
+    strength: str | None = None
+    delimiter: str = ","
+    key: tuple[str, ...] = ()
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def open(self) -> "FileTable":
+        where, names = _resolve(self.paths, self.storage_options)
+        if not names:
+            raise InputError(f"No file matches {', '.join(self.paths)}.")
+        return FileTable("files", where, {"": ()}, (), self, names=names)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "files", "paths": list(self.paths)} | _described(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hive(Input):
+    """A table in folders ``name=value``. Make one with `cumin.hive`."""
+
+    root: str
+    partition: Mapping[str, str | None]
+    format: str | None = None
+    strength: str | None = None
+    delimiter: str = ","
+    key: tuple[str, ...] = ()
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def open(self) -> "FileTable":
+        where = place(self.root, self.storage_options)
+        columns = tuple(self.partition)
+        found = _hive_partitions(where, "", columns)
+        if not found:
+            raise InputError(f"{where.url} has no folder {columns[0]}=…; nothing to read.")
+        return FileTable("hive", where, found, columns, self)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "hive", "root": self.root, "partition": dict(self.partition)} | _described(self)
+
+
+def files(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    format: str | None = None,
+    strength: str | None = None,
+    delimiter: str = ",",
+    key: str | Sequence[str] = (),
+    storage_options: Mapping[str, Any] | None = None,
+) -> Files:
+    """Parquet, CSV or JSON-lines files: a path, a pattern (``*``, ``**``), or several.
+
+    `format` is told from the suffix unless given. `strength` is stat (etag on S3) unless given: stat, etag, footer
+    (Parquet) or bytes. `key` names columns that are unique together; it is checked when the query relies on it.
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    _check(format, strength)
+    return Files(
+        paths=tuple(absolute(path) for path in given),
+        format=format,
+        strength=strength,
+        delimiter=delimiter,
+        key=_names(key),
+        storage_options=dict(storage_options or {}),
+    )
+
+
+def hive(
+    root: str | os.PathLike[str],
+    *,
+    partition: str | Sequence[str] | Mapping[str, str | None],
+    format: str | None = None,
+    strength: str | None = None,
+    delimiter: str = ",",
+    key: str | Sequence[str] = (),
+    storage_options: Mapping[str, Any] | None = None,
+) -> Hive:
+    """A Hive-partitioned table: `partition` names its folder columns, outermost first.
+
+    Their types are told from the values (dates, whole numbers, else text); ``{"dt": "date"}`` fixes them. The rest is
+    as in `files`.
+    """
+    _check(format, strength)
+    columns = dict(partition) if isinstance(partition, Mapping) else dict.fromkeys(_names(partition))
+    wrong = [
+        f"The partition column {name!r} has the type {kind!r}. Allowed: {', '.join(PARTITION_TYPES)}."
+        for name, kind in columns.items()
+        if kind is not None and kind not in PARTITION_TYPES
+    ]
+    if wrong or not columns:
+        raise ConfigError(wrong or "partition= names no column; for a table without partitions use cumin.files.")
+    return Hive(
+        root=absolute(root),
+        partition=columns,
+        format=format,
+        strength=strength,
+        delimiter=delimiter,
+        key=_names(key),
+        storage_options=dict(storage_options or {}),
+    )
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _check(format: str | None, strength: str | None) -> None:
+    problems = []
+    if format is not None and format not in FORMATS:
+        problems.append(f"The format {format!r} is not known. Allowed: {', '.join(FORMATS)}.")
+    if strength not in (None, "stat", "etag", "footer", "bytes"):
+        problems.append(f"The strength {strength!r} is not known for files. Allowed: stat, etag, footer, bytes.")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _described(source: Files | Hive) -> dict[str, Any]:
+    return {
+        "format": source.format,
+        "strength": source.strength,
+        "delimiter": source.delimiter,
+        "key": list(source.key),
+        "storage_options": public_options(source.storage_options),
+    }
+
+
+def _resolve(paths: Sequence[str], options: Mapping[str, Any]) -> tuple[Place, list[str]]:
+    """The place that all the paths share, and the files' names in it, in order."""
+    if "://" not in paths[0] or paths[0].startswith("file://"):
+        found: set[str] = set()
+        for path in paths:
+            path = os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+            found.update(glob.glob(path, recursive=True) if glob.has_magic(path) else [path])
+        found = {path for path in found if not os.path.isdir(path) or path in paths}
+        if not found:
+            return LocalPlace("/"), []
+        base = os.path.dirname(os.path.commonpath(sorted(found)) if len(found) > 1 else next(iter(found)))
+        base = os.path.commonpath([os.path.dirname(path) for path in found]) if len(found) > 1 else base
+        return LocalPlace(base), sorted(os.path.relpath(path, base) for path in found)
+    root = paths[0].split("*")[0].rpartition("/")[0]
+    where = place(root, options)
+    assert isinstance(where, RemotePlace)
+    names: set[str] = set()
+    for path in paths:
+        full = place(path, options).root
+        matched = where.fs.glob(full) if "*" in path else [full]
+        names.update(os.path.relpath(str(name), where.root) for name in matched)
+    return where, sorted(names)
+
+
+def _hive_partitions(where: Place, prefix: str, columns: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    found: dict[str, tuple[str | None, ...]] = {}
+    for name in where.names(prefix):
+        column, equals, value = name.partition("=")
+        if not equals or column != columns[0]:
+            continue
+        path = f"{prefix}/{name}" if prefix else name
+        if len(columns) == 1:
+            found[path] = (partition_text(value),)
+        else:
+            for key, rest in _hive_partitions(where, path, columns[1:]).items():
+                found[key] = (partition_text(value), *rest)
+    return found
+
+
+class FileTable(Table):
+    """Files that have been looked at. Listing waits until it is known which partitions the query can read."""
+
+    def __init__(
+        self,
+        kind: str,
+        where: Place,
+        partitions: dict[str, tuple[str | None, ...]],
+        columns: tuple[str, ...],
+        source: Files | Hive,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.kind, self.place, self.partitions, self.partition_columns = kind, where, partitions, columns
+        self.source, self._names = source, names
+        self.root = where.url
+        self.identity = ""
+        self._listing = "etag" if listing.has_etags(where) and source.strength != "stat" else "stat"
+        self.strength = source.strength or self._listing
+        if self.strength == "etag" and self._listing != "etag":
+            raise InputError(f"{where.url} keeps no ETags; choose strength='stat', 'footer' or 'bytes'.")
+        self._listed: dict[str, list[str]] = {}
+
+    @cached_property
+    def format(self) -> str:
+        """Parquet, csv or json: as given, or told from the first file's suffix."""
+        if self.source.format:
+            return self.source.format
+        suffix = os.path.splitext(self._first_file)[1].lower()
+        if suffix not in _SUFFIXES:
+            raise InputError(f"{self._first_file} does not tell its format; say format= ({', '.join(FORMATS)}).")
+        return _SUFFIXES[suffix]
+
+    @cached_property
+    def _first_file(self) -> str:
+        for key in sorted(self.partitions):
+            names = sorted(line_name(text) for text in self._lines(key))
+            if names:
+                return f"{key}/{names[0]}" if key else names[0]
+        raise InputError(f"{self.root} has no file to read.")
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The first file's columns, then the partition columns."""
+        kind = file_format(self.format, {"delimiter": self.source.delimiter})
+        path = self.place.full(self._first_file)
+        try:
+            inside = kind.inspect(path, filesystem=self.place.arrow())
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path} cannot be read as {self.format}: {str(error).splitlines()[0]}") from error
+        fields = [each for each in inside if each.name not in self.partition_columns]
+        given = self.source.partition if isinstance(self.source, Hive) else {}
+        for index, name in enumerate(self.partition_columns):
+            declared = given[name]
+            values = [part[index] for part in self.partitions.values()]
+            fields.append(pa.field(name, PARTITION_TYPES[declared] if declared else guess_type(values)))
+        return pa.schema(fields)
+
+    def _lines(self, key: str) -> list[str]:
+        if key not in self._listed:
+            self._listed[key] = self._take([key])[0].lines
+        return self._listed[key]
+
+    def _take(self, keys: Sequence[str]) -> list[listing.Listed]:
+        """The lines of each partition, as the files are now."""
+        if self._names is not None:
+            return [listing.file_lines(self.place, self._names, strength=self._listing)]
+        one: Callable[[str], listing.Listed] = lambda key: listing.list_lines(self.place, key, strength=self._listing)  # noqa: E731
+        if self.place.local or len(keys) == 1:
+            return [one(key) for key in keys]
+        with ThreadPoolExecutor(8, thread_name_prefix="cumin-list") as pool:
+            return list(pool.map(one, keys))
+
+    def parts(self, keys: Collection[str]) -> dict[str, Part]:
+        wanted = sorted(keys)
+        if self.place.local:
+            taken = listing.settle(lambda: self._take(wanted))
+        else:
+            taken = self._take(wanted)
+        result = {}
+        for key, listed in zip(wanted, taken, strict=True):
+            lines = sorted(listed.lines)
+            self._listed[key] = lines
+            named = lines
+            if self.strength in ("bytes", "footer"):
+                named = listing.hashed(self.place, key, lines, self.strength)
+            result[key] = Part(lines, listed.bytes, token(self.strength, named))
+        return result
+
+    def moved(self, parts: Mapping[str, Part]) -> list[str]:
+        try:
+            now = dict(zip(parts, self._take(list(parts)), strict=True))
+        except InputError as error:
+            return error.problems
+        return [
+            self.place.full(f"{key}/{name}" if key else name)
+            for key, part in parts.items()
+            for name in moved(part.lines, now[key].lines)
+        ]
+
+    def relation(self, parts: Mapping[str, Part]) -> Relation:
+        paths: list[str] = []
+        values: list[tuple[Any, ...]] = []
+        for key in sorted(parts):
+            prefix = self.place.full(key)
+            names = sorted(parts[key].names)
+            paths += [f"{prefix}/{name}" for name in names]
+            if self.partition_columns:
+                values += [self.typed(key)] * len(names)
+        csv = {"delimiter": self.source.delimiter}
+        return Relation(self.schema, paths, self.place, self.format, self.place.root, self.partition_columns, values, csv)

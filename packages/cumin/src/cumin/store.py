@@ -1,0 +1,276 @@
+"""The store: builds, manifests and data that never change, and the few names that do.
+
+```
+cumin.json                           the format of the store
+builds/bb/<build id>.json            create-only, written last: there is a dataset if and only if this is there
+manifests/mm/<hash>.json             everything about a build; its name is its own BLAKE3
+data/dd/<unit>/unit.json, *.parquet  the rows of a partition, shared by all builds that have them; unit.json is written
+                                     last and create-only, so the files it names are whole
+listings/<token>.json                the files of an input as a build saw them
+refs/<name>/v000001.json             the versions of a name      labels/<name>@<label>.json   a label on a version
+pins/<pin>.json  conflicts/<build>/  leases/  tombstones/  marks/    see pin, verify, building, gc, mlflow
+staging/<uuid>/                      one per builder, on this machine
+```
+
+Safety rests on create-only writes alone; no file lock is taken. `reach` is called at the named points of a build,
+where tests stop or kill it.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from cumin.errors import CorruptError, NotFoundError, StoreError, StoreFormatError
+from cumin.place import Place, place
+from cumin.units import Target, Unit
+
+FORMAT = 1
+POINTS = ("leased", "planned", "written", "file-put", "unit-put", "units-put", "manifest-put", "entry-put", "named")
+
+
+def to_json(value: Any) -> bytes:
+    """The one form in which the store writes JSON."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """A JSON object with the BLAKE3 of the rest of it, so that a flipped bit is seen."""
+    return to_json({**value, "seal": blake3(to_json(dict(value))).hexdigest()})
+
+
+class Store:
+    """A store at a path or URL. Nothing is written before the first build."""
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        storage_options: Mapping[str, Any] | None = None,
+        *,
+        reach: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self.place: Place = place(url, storage_options)
+        self.reach = reach
+        try:
+            found = json.loads(self.place.read("cumin.json"))
+            newer = int(found["format"]) > FORMAT
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{self.place.full('cumin.json')} is not what cumin wrote; nothing was touched.") from error
+        if newer:
+            raise StoreFormatError(
+                f"The store {self.place.url} has format {found['format']}; this cumin reads up to {FORMAT}. Update cumin."
+            )
+
+    # -- builds and manifests ----------------------------------------------------------------------
+
+    def entry(self, build_id: str) -> dict[str, Any] | None:
+        """The build entry, or None: then there is no such dataset."""
+        return self._sealed(f"builds/{build_id[3:5]}/{build_id[3:]}.json")
+
+    def manifest(self, digest: str) -> dict[str, Any]:
+        """The manifest of this BLAKE3. Raises CorruptError if its bytes are others, NotFoundError if it is gone."""
+        path = f"manifests/{digest[:2]}/{digest}.json"
+        try:
+            data = self.place.read(path)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"The manifest {self.place.full(path)} is not there.") from error
+        if blake3(data).hexdigest() != digest:
+            raise CorruptError(f"The manifest {self.place.full(path)} is not what its name says: it was changed.")
+        found: dict[str, Any] = json.loads(data)
+        return found
+
+    def builds(self) -> Iterator[str]:
+        """Every build id in the store."""
+        for folder in self.place.names("builds"):
+            for name in self.place.names(f"builds/{folder}"):
+                yield "b1:" + name.removesuffix(".json")
+
+    def put_manifest(self, manifest: Mapping[str, Any]) -> str:
+        """Write a manifest; its BLAKE3."""
+        data = to_json(manifest)
+        digest = blake3(data).hexdigest()
+        self._create(f"manifests/{digest[:2]}/{digest}.json", data)
+        return digest
+
+    def put_entry(self, build_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the build entry if there is none; the one that is there afterwards."""
+        path = f"builds/{build_id[3:5]}/{build_id[3:]}.json"
+        if self._create(path, sealed(entry)):
+            return dict(entry)
+        found = self._sealed(path)
+        if found is None:
+            raise StoreError(f"{self.place.full(path)} was there and is gone; build again.")
+        return found
+
+    def delete_build(self, build_id: str) -> None:
+        """Take a build out. Its data stays until gc finds that nothing else names it."""
+        self.place.delete(f"builds/{build_id[3:5]}/{build_id[3:]}.json")
+
+    # -- data --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder of this builder's own on this machine, removed afterwards; on the store's disk if it is here."""
+        if self.place.local:
+            folder = Path(self.place.full(f"staging/{uuid.uuid4().hex}"))
+            folder.mkdir(parents=True)
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="cumin-staging-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put_unit(self, unit: Unit, target: Target) -> dict[str, Any]:
+        """Publish a unit's files, or find those that are there already. What a manifest says of a unit."""
+        key = unit.key(target)
+        folder = f"data/{key[:2]}/{key}"
+        found = self._sealed(f"{folder}/unit.json")
+        if found is None:
+            mine = []
+            for file in unit.files:
+                path = f"{folder}/{uuid.uuid4().hex}.parquet"
+                self.place.put(file.path, path)
+                self.reach("file-put")
+                mine.append({**file.to_json(), "path": path})
+            described: dict[str, Any] = {"format": FORMAT, "content_id": unit.content_id, "files": mine}
+            if self._create(f"{folder}/unit.json", sealed(described)):
+                found = described
+            else:  # another builder had the same rows: its files stay, ours go
+                found = self._sealed(f"{folder}/unit.json")
+                for one in mine:
+                    self.place.delete(one["path"])
+            self.reach("unit-put")
+        if found is None:
+            raise StoreError(f"{self.place.full(folder)} was there and is gone; build again.")
+        self._mend(found["files"], unit)
+        return {
+            "partition": unit.partition,
+            "unit": key,
+            "content_id": unit.content_id,
+            **unit.sum.to_json(),
+            "files": found["files"],
+        }
+
+    def _mend(self, files: list[dict[str, Any]], unit: Unit) -> None:
+        """Put back a file that is missing or short where this build made the very same bytes."""
+        ours = {file.blake3: file.path for file in unit.files if file.path.exists()}
+        for file in files:
+            if self.place.size(file["path"]) == file["size"]:
+                continue
+            if file["blake3"] not in ours:
+                raise CorruptError(
+                    f"{self.place.full(file['path'])} is missing or short, and this build's files differ from it byte by "
+                    "byte. Remove that folder of the store, then build again; `cumin verify` names the datasets it served."
+                )
+            self.place.delete(file["path"])
+            self.place.put(ours.pop(file["blake3"]), file["path"])
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """The versions of a name, oldest first."""
+        found = []
+        for file in self.place.names(f"refs/{name}"):
+            version = self._sealed(f"refs/{name}/{file}")
+            if version is not None:
+                found.append(version)
+        return found
+
+    def names(self) -> list[str]:
+        """Every name with versions."""
+        return self.place.names("refs")
+
+    def add_version(self, name: str, build_id: str, content_id: str, created: str) -> int:
+        """The number of the version of `name` that is this build: the newest if it is that already, else a new one."""
+        while True:
+            known = self.versions(name)
+            if known and known[-1]["build_id"] == build_id:
+                return int(known[-1]["version"])
+            number = int(known[-1]["version"]) + 1 if known else 1
+            version = {"version": number, "build_id": build_id, "content_id": content_id, "created": created}
+            if self._create(f"refs/{name}/v{number:06}.json", sealed(version)):
+                return number
+
+    def delete_version(self, name: str, number: int) -> None:
+        """Take a version's name away."""
+        self.place.delete(f"refs/{name}/v{number:06}.json")
+
+    def resolve(self, spec: str) -> str:
+        """The build id that `spec` names: a build id or its beginning, a content id, ``name``, ``name@v3``, ``name@label``.
+
+        Raises NotFoundError, saying what there is.
+        """
+        if spec.startswith("b1:"):
+            found = [each for each in self.builds() if each.startswith(spec)] if len(spec) < 67 else [spec]
+            found = [each for each in found if self.entry(each) is not None]
+        elif spec.startswith(("c1:", "c1~")):
+            found = [each for each in self.builds() if (self.entry(each) or {}).get("content_id", "").startswith(spec)]
+            found = found[:1]
+        else:
+            found = self._resolve_name(spec)
+        if len(found) != 1:
+            raise NotFoundError(
+                f"{spec!r} names {len(found)} builds in {self.place.url}. Names there: {', '.join(self.names()) or 'none'}."
+            )
+        return found[0]
+
+    def _resolve_name(self, spec: str) -> list[str]:
+        name, _, label = spec.partition("@")
+        versions = self.versions(name)
+        if not label:
+            return [versions[-1]["build_id"]] if versions else []
+        if label[:1] == "v" and label[1:].isdigit():
+            return [each["build_id"] for each in versions if each["version"] == int(label[1:])]
+        pin = self._sealed(f"pins/{name}@{label}.json")
+        return [pin["build_id"]] if pin else []
+
+    # -- small records: pins, conflicts, tombstones, marks, listings -------------------------------
+
+    def record(self, path: str) -> dict[str, Any] | None:
+        """A sealed record, or None."""
+        return self._sealed(path)
+
+    def put_record(self, path: str, value: Mapping[str, Any], *, replace: bool = False) -> bool:
+        """Write a sealed record: create-only, or over one that is there."""
+        if replace:
+            self._ensure()
+            self.place.replace(path, sealed(value))
+            return True
+        return self._create(path, sealed(value))
+
+    # -- bytes -------------------------------------------------------------------------------------
+
+    def _ensure(self) -> None:
+        if self.place.size("cumin.json") is None:
+            self.place.create("cumin.json", to_json({"format": FORMAT}))
+
+    def _create(self, path: str, data: bytes) -> bool:
+        self._ensure()
+        return self.place.create(path, data)
+
+    def _sealed(self, path: str) -> dict[str, Any] | None:
+        try:
+            data = self.place.read(path)
+        except FileNotFoundError:
+            return None
+        try:
+            value: dict[str, Any] = json.loads(data)
+            seal = value.pop("seal")
+            whole = seal == blake3(to_json(value)).hexdigest() and data == sealed(value)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptError(f"{self.place.full(path)} is not what cumin wrote.") from error
+        if not whole:
+            raise CorruptError(f"{self.place.full(path)} was changed: its seal does not fit.")
+        if value.get("format", FORMAT) > FORMAT:
+            raise StoreFormatError(f"{self.place.full(path)} has a newer format; update cumin.")
+        return value

@@ -1,0 +1,115 @@
+"""Spark, in local mode: the same data has the same content id as DuckDB's, and the same refusals."""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import cumin
+from cumin.store import Store
+from cumin.verify import verify
+
+FIRST_DAY = date(2026, 1, 1)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    # pyspark warns of a pandas newer than it knows; cumin uses none of pandas.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    conf = {
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.local.dir": str(tmp_path_factory.mktemp("spark")),
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        "spark.driver.memory": "1g",
+    }
+    made = cumin.spark(master="local[2]", conf=conf)
+    yield made
+    made.spark().stop()
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    if gateway is not None:  # the JVM is a child of this process: end it too
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(timeout=60)
+        SparkContext._gateway = SparkContext._jvm = None
+
+
+SQL = """
+SELECT e.dt, u.country, user_id, count(*) AS n, CAST(sum(CAST(amount AS DECIMAL(18, 6))) AS DECIMAL(28, 6)) AS total,
+       min(hash_mod(item_id, 100, 7)) AS h
+FROM lake.events e JOIN lake.users u USING (user_id) WHERE e.dt >= :since GROUP BY e.dt, u.country, user_id
+"""
+
+
+@pytest.fixture
+def joined(lake: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "sql": SQL,
+        "params": {"since": date(2026, 1, 4)},
+        "inputs": {
+            "lake.events": cumin.hive(lake / "events", partition="dt"),
+            "lake.users": cumin.files(lake / "users.parquet"),
+        },
+        "partition_by": "dt",
+        "order_key": ["user_id"],
+        "store": tmp_path / "store",
+    }
+
+
+def test_spark_and_duckdb_give_one_content_id(joined: dict[str, Any], engine: Any) -> None:
+    one = cumin.build("by_duckdb", **joined)
+    other = cumin.build("by_spark", engine=engine, **joined)
+    assert other.schema.equals(one.schema)
+    assert other.content_id == one.content_id
+    assert other.build_id != one.build_id  # the engine is part of the recipe
+    assert len(other.manifest["inputs"][0]["partitions"]) == 7
+    assert cumin.build("by_spark", engine=engine, **joined).hit
+    assert verify(Store(joined["store"]), None, level="rows") == []
+    # Without order and partitions the files are the tasks'; the content is the same.
+    loose = {**joined, "partition_by": (), "order_key": (), "store": Path(joined["store"]).with_name("loose")}
+    third = cumin.build("loose", engine=engine, **loose)
+    assert third.content_id == one.content_id
+
+
+def test_what_may_vary_is_refused_on_spark_too(joined: dict[str, Any], engine: Any) -> None:
+    for sql, place in (
+        ("SELECT user_id, sum(amount) AS s FROM lake.events GROUP BY user_id", "1, column 17"),
+        ("SELECT user_id, collect_list(item_id) AS s FROM lake.events GROUP BY user_id", "1, column 17"),
+        ("SELECT user_id, rand() AS s FROM lake.events", "1, column 17"),
+        ("SELECT user_id FROM lake.events LIMIT 3", "1, column 33"),
+        ("SELECT avg(user_id) AS a FROM lake.events", "1, column 8"),  # Spark averages bigint as doubles
+    ):
+        values = {"sql": sql, "inputs": {"lake.events": joined["inputs"]["lake.events"]}, "engine": engine}
+        with pytest.raises(cumin.DeterminismError, match=f"line {place}"):
+            cumin.plan("x", **values)
+    with pytest.raises(cumin.ConfigError, match="single-thread is DuckDB's"):
+        cumin.plan("x", **{**values, "sql": "SELECT user_id FROM lake.events", "determinism": "single-thread"})
+    with pytest.raises(cumin.QueryError, match="nothing"):
+        cumin.plan("x", **{**values, "sql": "SELECT nothing FROM lake.events"})
+
+
+def test_incremental_builds_and_functions_on_spark(lake: Path, tmp_path: Path, engine: Any, write_day: Any) -> None:
+    values = {
+        "sql": "SELECT dt, user_id, plus_one(count(*)) AS n FROM lake.events GROUP BY dt, user_id",
+        "inputs": {"lake.events": cumin.hive(lake / "events", partition="dt")},
+        "udfs": {"plus_one": cumin.udf(lambda n: n + 1, arguments=[pa.int64()], returns=pa.int64(), version="1")},
+        "partition_by": "dt",
+        "lookback": {},
+        "engine": engine,
+        "store": tmp_path / "store",
+    }
+    first = cumin.build("x", **values)
+    assert sum(first.to_table()["n"].to_pylist()) == 400 + first.rows
+    write_day(lake / "events", 4, seed=3)
+    second = cumin.build("x", **values)
+    assert second.manifest["stats"]["partitions_built"] == 1
+    assert len(set(first.files()) & set(second.files())) == 9
