@@ -1,0 +1,160 @@
+"""``run`` and ``submit``: the way in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from swimmy import code
+from swimmy.channel import Keys
+from swimmy.errors import RunGone, SpecError
+from swimmy.follow import Follower
+from swimmy.handle import Handle
+from swimmy.kubernetes import Cluster, NotFound
+from swimmy.manifests import RUN_LABEL, Owner
+from swimmy.record import Access, Spec
+from swimmy.spec import Mpi, Pods, check
+
+Reach = Literal["auto", "direct", "forward"]
+_SINGLE = Mpi(1, "none", "all")
+
+
+def new_run_id(name: str) -> str:
+    """A name for the run's objects: the user's, and six random letters so that two runs of one name do not meet."""
+    cleaned = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
+    return f"{cleaned}-{secrets.token_hex(3)}"
+
+
+def submit(
+    function: Callable[..., Any],
+    args: Iterable[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    pods: Pods,
+    mpi: Mpi | None = None,
+    cluster: Cluster | None = None,
+    name: str | None = None,
+    modules: Iterable[ModuleType] = (),
+    detach: bool = False,
+    reach: Reach = "auto",
+    owner: Owner | None = None,
+) -> Handle:
+    """Starts ``function(*args, **kwargs)`` on every rank of the Pods and returns a handle at once.
+
+    ``mpi=None`` starts one rank per Pod without MPI. ``modules`` are sent along with the code, besides the function's own.
+    ``detach`` leaves the run alone when this process ends (``attach`` finds it again, from this machine). ``reach`` says
+    how the agents are reached: through the API server ("forward"), by their addresses ("direct"), or as fits where this
+    process runs. ``owner``: the run ends with that object.
+
+    Raises SpecError for what is wrong with the arguments, ClusterUnreachable where no cluster is known; everything later is
+    raised by ``Handle.result``.
+    """
+    check(pods, mpi)
+    if reach not in ("auto", "direct", "forward"):
+        raise SpecError(f"reach={reach!r}; known: 'auto', 'direct', 'forward'")
+    payload = code.dumps(function, args, kwargs, modules)
+    cluster = cluster if cluster is not None else Cluster()
+    direct = reach == "direct" or (reach == "auto" and cluster.inside)
+    run_id = new_run_id(str(name or getattr(function, "__name__", "run")))
+    spec = Spec(run_id, pods, mpi or _SINGLE, payload, detach, direct, owner)
+    handle = Handle(Follower(cluster, spec), detached=detach)
+    if detach:
+        with handle._record.changed:
+            handle._record.changed.wait_for(lambda: handle._record.started or handle._record.ended)
+        _remember(cluster, spec, handle)
+    return handle
+
+
+def run(
+    function: Callable[..., Any],
+    args: Iterable[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    timeout: float | None = None,
+    **options: Any,
+) -> list[Any]:
+    """``submit`` and the result of each rank, in the order of the ranks; cancels the run when ``timeout`` seconds have
+    passed.
+
+    ``options`` are those of ``submit``. Raises what ended the run (``swimmy.errors``), or TimeoutError.
+    """
+    with submit(function, args, kwargs, **options) as handle:
+        return handle.result(timeout)
+
+
+# -- detached runs ------------------------------------------------------------------------------------------------
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "swimmy"
+
+
+def _remember(cluster: Cluster, spec: Spec, handle: Handle) -> None:
+    """Keeps a detached run's keys for this user, so that ``attach`` can prove itself to the agents."""
+    access = handle._record.access
+    if access is None:
+        return
+    folder = _folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    described = {
+        "server": access.server,
+        "client": [access.client.public, access.client.secret],
+        "namespace": cluster.namespace,
+        "direct": spec.direct,
+        "pods": {
+            "image": spec.pods.image,
+            "replicas": spec.pods.replicas,
+            "memory": spec.pods.memory,
+            "restarts": spec.pods.restarts,
+        },
+        "mpi": [spec.mpi.ranks_per_pod, spec.mpi.kind, spec.mpi.world],
+    }
+    with open(os.open(folder / f"{spec.run}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(described, file)
+
+
+def attach(run: str, *, cluster: Cluster | None = None) -> Handle:
+    """Follows a detached run again: its log from the first line, its result. Raises RunGone where it, or its key, is not
+    here.
+    """
+    path = _folder() / f"{run}.json"
+    if not path.exists():
+        raise RunGone(f"the keys of run {run!r} are not on this machine ({path}): attach from the machine that submitted it")
+    known = json.loads(path.read_text())
+    cluster = cluster if cluster is not None else Cluster(namespace=known["namespace"])
+    try:
+        cluster.get_job(run)
+    except NotFound:
+        path.unlink()
+        raise RunGone(f"run {run!r} is no longer on the cluster (namespace {cluster.namespace!r})") from None
+    access = Access(Keys(*known["client"]), known["server"])
+    spec = Spec(run, Pods(**known["pods"]), Mpi(*known["mpi"]), b"", True, known["direct"], attached=access)
+    return Handle(Follower(cluster, spec), detached=True)
+
+
+def cancel(run: str, *, cluster: Cluster | None = None) -> None:
+    """Deletes a run's Job, with its Pods and its Secret; raises RunGone where there is none."""
+    cluster = cluster if cluster is not None else Cluster()
+    with contextlib.suppress(FileNotFoundError):
+        (_folder() / f"{run}.json").unlink()
+    if not cluster.delete_job(run):
+        raise RunGone(f"there is no run {run!r} in namespace {cluster.namespace!r}; `swimmy ps` lists them")
+
+
+def runs(*, cluster: Cluster | None = None) -> list[dict[str, Any]]:
+    """The runs of the namespace: id, when they started, and how many of their Pods are active, done or failed."""
+    cluster = cluster if cluster is not None else Cluster()
+    found = []
+    for job in cluster.list_jobs():
+        status = job.get("status", {})
+        counts = {name: status.get(name, 0) for name in ("active", "succeeded", "failed")}
+        found.append({"id": job["metadata"]["labels"][RUN_LABEL], "created": job["metadata"]["creationTimestamp"], **counts})
+    return found

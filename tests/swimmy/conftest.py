@@ -1,0 +1,133 @@
+"""The real cluster for the tests marked ``cluster``, and what every test leaves behind: nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+import swimmy
+from swimmy.manifests import RUN_LABEL
+
+# A loaded machine must not fail a test by its clock.
+hypothesis.settings.register_profile("swimmy", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("swimmy")
+
+NAMESPACE = "restricted"
+IMAGE = "localhost/swimmy/python:test"
+# What the ranks of these tests do not import; it makes the image smaller by half.
+_LEFT_OUT = ("aio", "mypy", "mypyc", "pip", "setuptools", "ruff", "hypothesis", "_pytest", "pygments", "rich", "grimp")
+_TABLE: list[tuple[str, str, str]] = []
+
+
+@dataclass
+class Place:
+    """A cluster to test on. ``kube`` is the fixture's own, or None where KUBECONFIG names somebody's."""
+
+    cluster: swimmy.Cluster
+    image: str
+    python: str
+    kube: Any
+
+    def pods(self, **changed: Any) -> swimmy.Pods:
+        asked: dict[str, Any] = {
+            "image": self.image, "cpus": "50m", "memory": "256Mi", "python": self.python,
+            "image_pull_policy": "Never" if self.kube else "IfNotPresent", "grace": 1, "lease": 10,
+        }  # fmt: skip
+        return swimmy.Pods(**{**asked, **changed})
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    if os.environ.get("KUBECONFIG"):
+        image = os.environ.get("SWIMMY_TEST_IMAGE")
+        if not image:
+            pytest.fail(
+                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy[mpi] and "
+                "nothing else needed"
+            )
+        cluster = swimmy.Cluster()
+        yield Place(cluster, image, os.environ.get("SWIMMY_TEST_PYTHON", "python3"), None)
+        cluster.close()
+        return
+    from servers.kube import Cluster, images, missing_tools
+
+    if missing := missing_tools():
+        text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)
+        pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+    with Cluster() as kube:
+        kube.import_image(images.python_image(kube.state / "python.tar", IMAGE, leave_out=_LEFT_OUT))
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
+        cluster = swimmy.Cluster(str(kube.kubeconfig), namespace=NAMESPACE)
+        yield Place(cluster, IMAGE, sys.executable, kube)
+        cluster.close()
+
+
+@pytest.fixture
+def kube(place: Place) -> Any:
+    """The fixture's own cluster, for tests that break it."""
+    if place.kube is None:
+        pytest.skip("this test stops parts of the cluster, which it does not do to a cluster that KUBECONFIG names")
+    return place.kube
+
+
+def _paths() -> list[str]:
+    query = f"?labelSelector={RUN_LABEL}"
+    core = [f"/api/v1/namespaces/{NAMESPACE}/{kind}{query}" for kind in ("pods", "secrets", "configmaps", "services")]
+    return [f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs{query}", *core]
+
+
+@pytest.fixture
+def nothing_left(place: Place) -> Iterator[None]:
+    """After the test everything labelled with a run is gone from the cluster."""
+    yield
+    if place.kube is not None:
+        for path in _paths():
+            place.kube.wait_gone(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [each for each in threading.enumerate() if each not in before and each.is_alive()]
+    assert not left, f"threads outlive their test: {left}"
+
+
+@pytest.fixture
+def table_row(request: pytest.FixtureRequest) -> Any:
+    """Adds a row to the table of scenarios that is printed at the end."""
+
+    def add(error: BaseException) -> None:
+        _TABLE.append((request.node.name, type(error).__name__, str(error).splitlines()[0]))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _TABLE:
+        terminalreporter.section("scenarios on the real kubelet")
+        for name, error, sentence in _TABLE:
+            terminalreporter.write_line(f"{name} | {error} | {sentence}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for the cluster carries its mark, so that `-m "not cluster"` needs no list of names."""
+    for item in items:
+        if "place" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path

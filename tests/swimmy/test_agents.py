@@ -1,0 +1,252 @@
+"""Real agents as processes of this machine, each with a loopback address of its own: what needs no Kubernetes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from swimmy.channel import Caller, Keys, Loop, new_context
+from swimmy.protocol import facts
+
+PORT = 7171
+
+
+class Agents:
+    """Agents with one run's keys, and a client that talks to them."""
+
+    def __init__(self, folder: Path, count: int, lease: float) -> None:
+        self.folder = folder
+        self.server, agent, self.client = Keys.new(), Keys.new(), Keys.new()
+        keys = folder / "keys"
+        keys.mkdir()
+        for name, pair in (("server", self.server), ("agent", agent)):
+            (keys / f"{name}-public").write_text(pair.public)
+            (keys / f"{name}-secret").write_text(pair.secret)
+        (keys / "client-public").write_text(self.client.public)
+        network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
+        self.addresses = [f"{network}.{index + 1}:{PORT}" for index in range(count)]
+        self.processes = []
+        for index, address in enumerate(self.addresses):
+            environment = {
+                **os.environ, "SWIMMY_KEYS": str(keys), "SWIMMY_RUN": "run-1", "JOB_COMPLETION_INDEX": str(index),
+                "SWIMMY_ADDRESS": address.partition(":")[0], "SWIMMY_PORT": str(PORT), "SWIMMY_LEASE": str(lease),
+                "SWIMMY_GRACE": "1", "SWIMMY_KEEP": "1", "SWIMMY_FOLDER": str(folder / f"agent-{index}"),
+            }  # fmt: skip
+            self.processes.append(subprocess.Popen([sys.executable, "-m", "swimmy.agent"], env=environment))
+        self.context, self.loop = new_context(), Loop()
+        self.caller = Caller(self.context, self.client, self.server.public, self.addresses[0])
+        self.loop.watch(self.caller.socket, self.caller.receive)
+
+    def call(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        answers: list[Any] = []
+        self.caller.call(header, body, lambda *answer: answers.append(answer))
+        while not answers:
+            self.loop.turn(1)
+            assert answers or self.processes[0].poll() is None, "the leading agent has ended"
+        return answers[0]  # type: ignore[no-any-return]
+
+    def start(self, function: Callable[..., Any], *, ranks: int = 1, mpi: str = "none", detach: bool = False) -> None:
+        payload = cloudpickle.dumps((function, (), {}))
+        digest = hashlib.sha256(payload).hexdigest()
+        assert self.call({"op": "put", "digest": digest, "offset": 0, "total": len(payload)}, payload)[0]["have"]
+        asked = {"replicas": len(self.addresses), "ranks_per_pod": ranks, "mpi": mpi, "per_pod": False, "facts": facts()}
+        peers = {str(index): address for index, address in enumerate(self.addresses)}
+        answer, _ = self.call({
+            "op": "start", "digest": digest, "total": len(payload), "detach": detach, "silent_after": 20, "start_after": 20,
+            "restarts": 0, "peers": peers, "asked": asked,
+        })  # fmt: skip
+        assert "error" not in answer
+
+    def follow(self, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = []
+        while not any(until(entry) for entry in entries):
+            after = entries[-1]["seq"] if entries else 0
+            _, body = self.call({"op": "follow", "after": after, "wait": 2})
+            entries += json.loads(body)
+        return entries
+
+    def close(self) -> None:
+        self.caller.close()
+        self.context.term()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
+    made: list[Agents] = []
+
+    def make(count: int = 1, lease: float = 30) -> Agents:
+        made.append(Agents(tmp_path, count, lease))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def cause(entry: dict[str, Any]) -> bool:
+    return bool(entry["kind"] == "cause")
+
+
+def test_ranks_run_and_their_results_are_fetched(agents: Any) -> None:
+    run = agents(2)
+    run.start(lambda: __import__("swimmy").rank() * 10, ranks=2)
+    entries = run.follow(lambda entry: entry["kind"] == "done" and entry["rank"] == 3)
+    while {entry["rank"] for entry in entries if entry["kind"] == "done"} != {0, 1, 2, 3}:
+        entries += run.follow(lambda entry: entry["kind"] == "done")
+    assert [cloudpickle.loads(run.call({"op": "fetch", "rank": rank, "offset": 0})[1]) for rank in range(4)] == [
+        0,
+        10,
+        20,
+        30,
+    ]
+    run.call({"op": "stop", "code": 0, "reason": "done"})
+    assert [process.wait(20) for process in run.processes] == [0, 0]
+
+
+def test_without_a_client_the_agents_end_their_ranks_and_themselves(agents: Any) -> None:
+    def wait() -> None:
+        import os
+        import signal
+
+        print(os.getpid(), flush=True)
+        signal.pause()
+
+    run = agents(2, lease=8)  # long enough that a loaded machine starts an agent within it
+    run.start(wait)
+    entries = run.follow(lambda entry: entry["kind"] == "log")
+    rank = int(next(entry["text"] for entry in entries if entry["kind"] == "log"))
+    os.kill(rank, 0)
+    assert [process.wait(60) for process in run.processes] == [85, 85]  # nobody asks any more
+    with pytest.raises(ProcessLookupError):
+        os.kill(rank, 0)
+
+
+def test_a_detached_run_goes_on_without_a_client_and_keeps_its_result_for_a_while(agents: Any, tmp_path: Path) -> None:
+    pipes = [tmp_path / "0", tmp_path / "1"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+
+    def work() -> str:
+        import swimmy
+
+        return pipes[swimmy.rank()].read_text()  # waits for the writer
+
+    run = agents(2, lease=8)
+    run.start(work, detach=True)
+    run.follow(lambda entry: entry["kind"] == "world")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.processes[0].wait(12)  # longer than a lease
+    for pipe in pipes:
+        pipe.write_text("go on")
+    assert [process.wait(60) for process in run.processes] == [85, 85]  # nobody came for it within `keep`
+
+
+def test_sigterm_ends_ranks_and_agent(agents: Any) -> None:
+    run = agents()
+    run.start(lambda: __import__("signal").pause())
+    run.follow(lambda entry: entry["kind"] == "world")
+    run.processes[0].send_signal(signal.SIGTERM)
+    assert run.processes[0].wait(20) == 143
+
+
+def test_mpi_ranks_that_all_land_on_one_host_are_a_wrong_world(agents: Any) -> None:
+    """mpiexec takes loopback addresses for itself and starts everything here: it would end with 0, and nobody would know."""
+    run = agents(3)
+    run.start(lambda: 1, ranks=2, mpi="mpich")
+    found = next(entry for entry in run.follow(cause) if cause(entry))
+    assert found["cause"] == "world"
+    assert "6 on Pod 0, 0 on Pod 1, 0 on Pod 2" in found["text"]
+
+
+def test_mpi_that_cannot_come_up_is_a_failure(agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UCX_TLS", "nothing-of-the-kind")
+    run = agents()
+    run.start(lambda: 1, ranks=2, mpi="mpich")
+    found = next(entry for entry in run.follow(cause) if cause(entry))
+    assert found["cause"] in ("exit", "launch", "killed")
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"op": "proxy", "argv": ["/bin/sh", "-c", "touch /tmp/owned"]}, "nothing else"),
+        ({"op": "proxy", "argv": ["hydra_pmi_proxy"]}, "nothing else"),
+        ({"op": "proxy", "argv": []}, "nothing else"),
+        ({"op": "launch", "mpi": "lam"}, "cannot launch 'lam'"),
+        ({"op": "no such thing"}, "there is no request"),
+        ({"op": ["a"]}, "there is no request"),
+        ({"op": "put"}, "KeyError"),
+        ({"op": "follow", "after": 0, "wait": 1}, "no run was started"),
+        ({"op": "start", "digest": "x"}, "payload is not here"),
+    ],
+)
+def test_what_an_agent_refuses(agents: Any, request_: dict[str, Any], words: str) -> None:
+    run = agents()
+    answer, _ = run.call(request_)
+    assert words in answer["error"]
+    assert run.call({"op": "hello"})[0]["run"] == "run-1"  # it goes on
+
+
+@pytest.mark.parametrize("whose", ["client", "server"])
+def test_who_does_not_hold_the_key_is_not_heard(agents: Any, whose: str) -> None:
+    run = agents()
+    other = Keys.new()
+    if whose == "client":  # it knows the server, and nobody allowed it
+        wrong = Caller(run.context, other, run.server.public, run.addresses[0])
+    else:
+        wrong = Caller(run.context, run.client, other.public, run.addresses[0])
+    try:
+        run.loop.watch(wrong.socket, wrong.receive)
+        heard: list[Any] = []
+        wrong.call({"op": "stop", "code": 1, "reason": "an intruder"}, then=lambda *answer: heard.append(answer))
+        for _ in range(20):
+            assert run.call({"op": "hello"})[0]["run"] == "run-1"
+            run.loop.turn(0.05)
+        assert heard == []
+        assert run.processes[0].poll() is None
+    finally:
+        wrong.socket.close(linger=0)
+
+
+def test_a_payload_that_was_changed_on_its_way_is_refused(agents: Any) -> None:
+    run = agents()
+    digest = hashlib.sha256(b"what was sent").hexdigest()
+    assert run.call({"op": "put", "digest": digest, "offset": 0, "total": 13}, b"what was ")[0]["have"] == 9
+    assert run.call({"op": "put", "digest": digest, "offset": 0, "total": 13}, b"what was ")[0]["have"] == 9  # from anew
+    assert run.call({"op": "put", "digest": digest, "offset": 4, "total": 13}, b"x")[0]["have"] == 9  # not where it ends
+    assert "digest" in run.call({"op": "put", "digest": digest, "offset": 9, "total": 13}, b"SENT")[0]["error"]
+    assert run.call({"op": "hello"})[0]["payload"] is None
+
+
+def test_orphans_are_reaped_and_no_process_outlives_its_agent(agents: Any) -> None:
+    def leave_orphans() -> int:
+        import subprocess
+        import sys
+
+        script = "import os, signal\npid = os.fork()\nif pid == 0:\n    os.closerange(1, 3)\n    signal.pause()\nprint(pid)"
+        done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+        return int(done.stdout)
+
+    run = agents()
+    run.start(leave_orphans)
+    run.follow(lambda entry: entry["kind"] == "done")
+    orphan = cloudpickle.loads(run.call({"op": "fetch", "rank": 0, "offset": 0})[1])
+    agent = run.processes[0].pid
+    assert str(orphan) in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()  # it came to the agent
+    run.call({"op": "stop", "code": 0, "reason": "done"})
+    assert run.processes[0].wait(20) == 0
+    assert not Path(f"/proc/{orphan}").exists()

@@ -1,0 +1,234 @@
+"""Runs that succeed, on a real kubelet in a namespace under Pod security ``restricted``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+import swimmy
+from swimmy.errors import Cancelled, PermissionMissing, SpecError
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def where(add: int) -> tuple[int, int, int, str]:
+    """Runs on the Pods; sums over the world where there is MPI."""
+    import socket
+
+    import swimmy
+
+    total = add
+    if os.environ["SWIMMY_MPI"] != "none":
+        from mpi4py import MPI
+
+        total += MPI.COMM_WORLD.allreduce(swimmy.rank())
+    return total, swimmy.rank(), swimmy.size(), socket.gethostname()
+
+
+@pytest.mark.parametrize("reach", ["forward", "direct"])
+def test_a_world_of_six_ranks_on_three_pods(place: Any, reach: Any) -> None:
+    with swimmy.submit(
+        where, (100,), pods=place.pods(replicas=3), mpi=swimmy.mpi(2), cluster=place.cluster, reach=reach
+    ) as handle:
+        found = handle.result(90)
+        hosts = [f"{handle.id}-{index}" for index in (0, 0, 1, 1, 2, 2)]
+        assert found == [(115, rank, 6, hosts[rank]) for rank in range(6)]
+        assert handle.state == "done"
+
+
+def test_without_mpi_each_pod_has_its_ranks(place: Any) -> None:
+    found = swimmy.run(
+        where,
+        (1,),
+        pods=place.pods(replicas=2),
+        mpi=swimmy.mpi(2, kind="none"),
+        cluster=place.cluster,
+        reach="direct",
+        timeout=90,
+    )
+    assert [each[:3] for each in found] == [(1, rank, 4) for rank in range(4)]
+
+
+def test_a_world_for_each_pod(place: Any) -> None:
+    found = swimmy.run(
+        where,
+        (0,),
+        pods=place.pods(replicas=2),
+        mpi=swimmy.mpi(2, world="pod"),
+        cluster=place.cluster,
+        reach="direct",
+        timeout=90,
+    )
+    assert [each[:3] for each in found] == [(1, 0, 2), (1, 1, 2), (1, 0, 2), (1, 1, 2)]
+
+
+def test_closures_travel_and_requests_do_not_grow_with_pods(place: Any) -> None:
+    factor = 7
+    counts = {}
+    for replicas in (1, 4):
+        with swimmy.submit(
+            lambda x: factor * x, (6,), pods=place.pods(replicas=replicas), cluster=place.cluster, reach="direct"
+        ) as handle:
+            before = sum(handle.requests.values())
+            assert handle.result(90) == [42] * replicas
+        counts[replicas] = sum(handle.requests.values()) - before
+    assert counts[4] < 30
+    assert counts[4] <= counts[1] + 2  # a list of events may be read while Pods start
+
+
+def test_a_result_and_a_payload_larger_than_a_message(place: Any) -> None:
+    data = os.urandom(20_000_000)
+    found = swimmy.run(
+        lambda given: given[::-1], (data,), pods=place.pods(memory="512Mi"), cluster=place.cluster, timeout=90
+    )
+    assert found == [data[::-1]]
+
+
+def test_every_line_of_the_log_arrives_though_the_kubelet_rotates_its_own(place: Any) -> None:
+    lines = 40_000  # about 3 MB: the kubelet keeps 1 MiB a file
+
+    def chatter() -> None:
+        for number in range(lines):
+            print(f"line {number} " + "x" * 60)
+
+    with swimmy.submit(chatter, pods=place.pods(), cluster=place.cluster, reach="direct") as handle:
+        read = [line.text.split()[1] for line in handle.logs(follow=True)]
+        handle.result(90)
+    assert read == [str(number) for number in range(lines)]
+
+
+def test_cancel_ends_a_run_that_would_never_end(place: Any) -> None:
+    with swimmy.submit(_wait_forever, pods=place.pods(), cluster=place.cluster, reach="direct") as handle:
+        assert handle.wait_state("running", timeout=90) == "running"
+        handle.cancel()
+        assert handle.state == "cancelled"
+        with pytest.raises(Cancelled):
+            handle.result(1)
+
+
+def _wait_forever() -> None:
+    import signal
+
+    print("waiting")
+    signal.pause()
+
+
+def test_pod_options_reach_the_pod(place: Any, kube: Any) -> None:
+    kube.request("POST", f"/api/v1/namespaces/{place.cluster.namespace}/configmaps",
+                 {"metadata": {"name": "settings"}, "data": {"colour": "green"}})  # fmt: skip
+    try:
+        pods = place.pods(
+            env={"FLAVOUR": "mint"},
+            volumes=[swimmy.config_map("settings", "/settings"), swimmy.empty_dir("/scratch", memory=True, size="8Mi")],
+            labels={"team": "blue"},
+            node_selector={"kubernetes.io/hostname": kube.node},
+            patch={"containers": [{"name": "agent", "workingDir": "/scratch"}]},
+        )
+
+        def look() -> list[Any]:
+            from pathlib import Path
+
+            Path("here").write_text("x")
+            with refusals() as refused:
+                Path("/etc/written").write_text("x")
+            return [os.environ["FLAVOUR"], Path("/settings/colour").read_text(), os.getcwd(), os.getuid(), refused[0]]
+
+        found = swimmy.run(look, pods=pods, cluster=place.cluster, reach="direct", timeout=90)
+        assert found == [["mint", "green", "/scratch", 10001, "Read-only file system"]]
+    finally:
+        kube.request("DELETE", f"/api/v1/namespaces/{place.cluster.namespace}/configmaps/settings")
+
+
+def refusals() -> Any:
+    """Collects an OSError's text; defined here because the image holds no pytest."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def collect() -> Any:
+        texts: list[str] = []
+        try:
+            yield texts
+        except OSError as error:
+            texts.append(str(error.strerror))
+
+    return collect()
+
+
+def test_a_detached_run_is_found_again(place: Any, state_folder: Any) -> None:
+    first = swimmy.submit(lambda: "found", pods=place.pods(), cluster=place.cluster, reach="direct", detach=True)
+    first.close()
+    assert [each["id"] for each in swimmy.runs(cluster=place.cluster)] == [first.id]
+    with swimmy.attach(first.id, cluster=place.cluster) as second:
+        assert second.result(90) == ["found"]
+    with pytest.raises(swimmy.errors.RunGone):
+        swimmy.attach(first.id, cluster=place.cluster)
+
+
+def test_the_printed_role_is_enough_and_without_it_the_refusal_names_the_verb(place: Any, kube: Any) -> None:
+    from swimmy.manifests import rbac
+
+    namespace = place.cluster.namespace
+    kubeconfig = kube.authority.kubeconfig("alice", "/CN=alice")
+    alice = swimmy.Cluster(str(kubeconfig), namespace=namespace)
+    try:
+        with pytest.raises(PermissionMissing, match=r"create Job in namespace 'restricted' is not allowed.*swimmy rbac"):
+            swimmy.run(where, (1,), pods=place.pods(), cluster=alice, timeout=60)
+        subject = {"kind": "User", "name": "alice", "apiGroup": "rbac.authorization.k8s.io"}
+        for manifest in rbac(namespace, subject):
+            plural = manifest["kind"].lower() + "s"
+            kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}", manifest)
+        found = swimmy.run(
+            where, (1,), pods=place.pods(replicas=2), mpi=swimmy.mpi(1), cluster=alice, reach="forward", timeout=90
+        )
+        assert [each[0] for each in found] == [2, 2]
+    finally:
+        alice.close()
+
+
+def test_what_is_wrong_is_said_at_once_before_anything_is_created(place: Any) -> None:
+    before = sum(place.cluster.requests.values())
+    with pytest.raises(SpecError) as caught:
+        swimmy.submit(where, (1,), pods=place.pods(cpus="two", replicas=0, memory="5 apples"), cluster=place.cluster)
+    assert all(word in str(caught.value) for word in ("cpus='two'", "replicas=0", "5 apples"))
+    assert sum(place.cluster.requests.values()) == before
+
+
+def drive(image: str, python: str) -> list[int]:
+    """A driver: runs in a Pod with a service account, and starts a run of its own that ends with it."""
+    import swimmy
+
+    cluster = swimmy.Cluster()
+    job = cluster.get_job(os.environ["SWIMMY_RUN"])
+    owner = swimmy.Owner("batch/v1", "Job", job["metadata"]["name"], job["metadata"]["uid"])
+    pods = swimmy.Pods(image, replicas=2, cpus="50m", memory="256Mi", python=python, image_pull_policy="Never", grace=1)
+    return swimmy.run(lambda: swimmy.rank() + 1, pods=pods, mpi=swimmy.mpi(1), cluster=cluster, owner=owner, timeout=90)
+
+
+def test_a_driver_in_a_pod_starts_a_run_of_its_own(place: Any, kube: Any) -> None:
+    from swimmy.manifests import rbac
+
+    namespace = place.cluster.namespace
+    kube.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "driver"}})
+    subject = {"kind": "ServiceAccount", "name": "driver", "namespace": namespace}
+    for manifest in rbac(namespace, subject):
+        manifest["metadata"]["name"] = "driver"
+        if manifest["kind"] == "RoleBinding":
+            manifest["roleRef"]["name"] = "driver"
+        plural = manifest["kind"].lower() + "s"
+        kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}", manifest)
+    pods = place.pods(service_account="driver", memory="512Mi")
+    assert swimmy.run(drive, (place.image, place.python), pods=pods, cluster=place.cluster, timeout=120) == [[1, 2]]
+
+
+def test_doctor_finds_nothing_wrong_and_says_so(place: Any, capsys: Any) -> None:
+    from swimmy.doctor import examine
+
+    checks = list(examine(place.cluster, place.pods(schedule_timeout=60)))
+    assert all(check.ok for check in checks), "\n".join(map(str, checks))
+    assert "an MPI world of 2 ranks came up" in checks[-1].what
+    bad = list(examine(place.cluster, place.pods(gpus=1, schedule_timeout=1)))
+    assert [check.ok for check in bad if "can be allocated" in check.what] == [False]
+    assert not bad[-1].ok
+    assert "Insufficient nvidia.com/gpu" in bad[-1].what
