@@ -383,7 +383,7 @@ def test_callback_runs_in_the_drivers_process(on):
 def test_the_report_says_who_waited_for_whom(on):
     def slow_map(batch):
         total = 0
-        for number in range(300_000):
+        for number in range(2_000_000):  # over a second in all: less is no ground for advice
             total += number
         return batch
 

@@ -154,7 +154,7 @@ def test_a_world_that_keeps_dying_fails_the_run_with_the_reason() -> None:
     sim = Simulation(Plan(stages, [3] * 50, 1, crashes=50), 0, retries=2)
     outcome = sim.run()
     assert isinstance(outcome, m.Fail)
-    assert "killed; it had been started again 2 times" in outcome.message
+    assert "killed (started again 2 times before)" in outcome.message
 
 
 def test_a_tail_that_does_not_divide_is_an_error_where_asked_for() -> None:

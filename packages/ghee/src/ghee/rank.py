@@ -202,7 +202,8 @@ def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
     """The next batch of a split, None at its end; reading counts as work."""
     began = time.perf_counter()
     batch = next(reading, None)
-    manager.times.worked += time.perf_counter() - began
+    if manager.times.batches_in:  # the first is the run's start: imports, opening files
+        manager.times.worked += time.perf_counter() - began
     return batch
 
 
@@ -239,11 +240,10 @@ def _epoch_done(manager: TransferManager, epoch: int, batches: int, rows: int) -
 def _run_loop(manager: TransferManager, task: RankTask, place: _Where) -> object:
     assert task.function is not None
     batches = Batches(manager, place.at)
-    began = time.perf_counter()
     result = task.function(batches)
     if inspect.isgenerator(result):
         result = _send_all(manager, task, batches, result)
-    manager.times.worked += time.perf_counter() - began - manager.times.waited_input - manager.times.waited_room
+    manager.count_work()
     return result
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 
 from ghee.protocol.ledger import Entry
 from ghee.resources import format_bytes
 from ghee.transfer.manager import Times
 
+MOST_ADVISED = 4
+"""The report never advises more than this many times the replicas that there were."""
+
+LEAST_SECONDS = 1.0
+"""A stream that was shorter is no ground for advice."""
+
 
 @dataclass
 class StageReport:
-    """One stage, over all its ranks and epochs. Shares are of the ranks' time between first batch and end.
+    """One stage, over all its ranks and epochs. Shares are of the ranks' time from their first batch to the end.
 
     `waited_input`: for batches; `waited_room`: for the next stage to take some; `worked`: in the function.
     """
@@ -123,8 +130,11 @@ def find_limit(stages: list[StageReport], parents: list[int | None]) -> tuple[st
     if limit in ends or consumer.waited_input < 0.05:
         said = f"{stage.name} limits the run: it worked {100 * stage.worked:.0f} % of its time"
         return said + f" and waited {100 * stage.waited_input:.0f} % for batches", ""
-    wanted = max(stage.ranks + 1, round(stage.ranks / max(0.05, 1 - consumer.waited_input) + 0.49))
+    # Beyond a factor the measured rate says little: another stage will be the limit by then.
+    factor = min(MOST_ADVISED, 1 / max(0.01, 1 - consumer.waited_input))
+    wanted = max(stage.ranks + 1, math.ceil(stage.ranks * factor))
     said = f"{stage.name} limits the run: {consumer.name} waited {100 * consumer.waited_input:.0f} % of its time for it"
-    if stage.kind == "loop":
+    seconds = consumer.rows / consumer.rows_per_second if consumer.rows_per_second else 0.0
+    if stage.kind == "loop" or seconds < LEAST_SECONDS:
         return said, ""
     return said, f"give {stage.name} {wanted} replicas instead of {stage.ranks}"

@@ -50,6 +50,7 @@ class Batches:
 
     def _next(self) -> Arrived | End | StreamEnded:
         self._give_back()
+        self._manager.count_work()
         step = self._manager.next_batch()
         if isinstance(step, Arrived):
             self._held = step

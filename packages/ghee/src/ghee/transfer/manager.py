@@ -57,7 +57,7 @@ class Freed(NamedTuple):
 
 @dataclass
 class Times:
-    """Seconds and counts since the rank began; `since` is on the clock `time.time`."""
+    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`."""
 
     waited_input: float = 0.0
     waited_room: float = 0.0
@@ -150,6 +150,7 @@ class TransferManager:
         self._addresses: dict[RankId, str] = {}
         self._inbox: dict[BatchId, Arrived] = {}
         self._urgent: deque[m.Read] = deque()
+        self._first_at = 0.0
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
@@ -191,6 +192,12 @@ class TransferManager:
             self.times.waited_input += time.perf_counter() - began
             return self.urgent_read() or self._reads.popleft()
 
+    def count_work(self) -> None:
+        """For a loop, whose work is all the time since its first batch in which it did not wait."""
+        if self._first_at:
+            passed = time.perf_counter() - self._first_at
+            self.times.worked = passed - self.times.waited_input - self.times.waited_room
+
     def urgent_read(self) -> m.Read | None:
         """For a reading rank: what is to be read before anything else, if there is something."""
         if not self._urgent:
@@ -214,7 +221,8 @@ class TransferManager:
             began = time.perf_counter()
             while (step := self._delivery.next()) is None:
                 self._wait()
-            self.times.waited_input += time.perf_counter() - began
+            if self.times.first_batch:  # what came before the first batch is the run's start, and no wait of this stage
+                self.times.waited_input += time.perf_counter() - began
         if not isinstance(step, Deliver):
             return step
         arrived = step.item
@@ -224,6 +232,7 @@ class TransferManager:
         self.times.rows_in += arrived.rows
         if not self.times.first_batch:
             self.times.first_batch = time.time()
+            self._first_at = time.perf_counter()
         return arrived
 
     def unpack(self, arrived: Arrived) -> object:
