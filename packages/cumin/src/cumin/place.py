@@ -101,7 +101,9 @@ def _remote(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSyste
 
         kind = HdfsFileSystem if url.startswith("hdfs") else ViewfsFileSystem
         where: dict[str, Any] = kind._get_kwargs_from_urls(url)
-        return kind(**where, **options), kind._strip_protocol(url)
+        # Not in fsspec's cache: it is emptied in every forked child, where the client's runtime waits for threads that
+        # are not there. A program that has read from HDFS could start no Spark then (its JVM is started by a fork).
+        return kind(**where, **options, skip_instance_cache=True), kind._strip_protocol(url)
     file_system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     return file_system, path
 
