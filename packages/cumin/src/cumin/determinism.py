@@ -371,7 +371,7 @@ class _Scan:
             return
         order = tree.args.get("order")
         inner = tree.this if isinstance(tree, exp.Subquery) else tree
-        if order is None or not total(inner, order.expressions, self.keys, cut_only=True):
+        if not total(inner, [] if order is None else order.expressions, self.keys, cut_only=True):
             word = "fetch" if isinstance(tree.args.get("limit"), exp.Fetch) else cut[0]
             what = "has no ORDER BY" if order is None else "has an ORDER BY that is not total"
             self._add(

@@ -74,7 +74,7 @@ def _in(node: Node, given: set[str], select: exp.Select) -> bool:
 
 def _covers_output(select: Node, given: set[str]) -> bool:
     order = select.args.get("order")
-    if order is not None and any(text(each.this) == "all" for each in order.expressions):
+    if order is not None and any(text(each.this).lower() == "all" for each in order.expressions):
         return True
     outputs = select.selects if isinstance(select, exp.Query) else []
     if not outputs or any(each.is_star for each in outputs):
