@@ -432,3 +432,13 @@ def test_a_rank_whose_memory_is_limited_raises_a_memory_error() -> None:
     with pytest.raises(MemoryError) as caught:
         ghee.run(source().map(work).loop(a_loop()))
     assert "numpy.ones" in caught.value.__notes__[0]
+
+
+def test_the_users_line_is_named_where_a_compiled_module_raises() -> None:
+    def f(batch: Any) -> Any:
+        return {"x": batch["nope"]}  # pyarrow raises in a frame of its own source
+
+    with pytest.raises(KeyError) as caught:
+        ghee.run(ghee.read([pa.record_batch({"y": [1]})]).map(f).write([]), on="inline")
+    assert "test_errors.py" in caught.value.__notes__[0]
+    assert 'return {"x": batch["nope"]}' in caught.value.__notes__[0]

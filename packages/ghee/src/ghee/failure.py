@@ -15,6 +15,8 @@ import cloudpickle
 from ghee.errors import RankError, RemoteTraceback
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_CYTHON = (".pyx", ".pxi", ".pxd")
+"""Sources of compiled modules, whose frames name a file that is not there."""
 _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 
 
@@ -114,7 +116,8 @@ def users_line(trace: TracebackType | None) -> str:
     """The innermost line that is neither ours nor an installed package's: `file:line in function: source`."""
     best: traceback.FrameSummary | None = None
     for frame in traceback.extract_tb(trace):
-        if not frame.filename.startswith((_OURS, *_INSTALLED, "<frozen")) and "site-packages" not in frame.filename:
+        installed = frame.filename.startswith((_OURS, *_INSTALLED, "<frozen")) or "site-packages" in frame.filename
+        if not installed and not frame.filename.endswith(_CYTHON):
             best = frame
     if best is None:
         return ""
