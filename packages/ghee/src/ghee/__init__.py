@@ -8,8 +8,9 @@ Example:
 """
 
 from ghee import context, errors
+from ghee.checkpoints import checkpoint, restored
 from ghee.pipeline import Pipeline, branches, read
-from ghee.run import Run, run
+from ghee.run import Run, resume, run
 from ghee.stream import Batches, Epoch
 
 # Bound after the imports: the module `ghee.rank` took the name when it was imported.
@@ -17,7 +18,8 @@ rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
     "read", "branches", "Pipeline",
-    "run", "Run",
+    "run", "resume", "Run",
+    "checkpoint", "restored",
     "Batches", "Epoch",
     "rank", "size", "stage",
     "errors",

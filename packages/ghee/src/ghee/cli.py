@@ -2,6 +2,7 @@
 
     ghee run train.py:pipeline --set epochs=3 --set preprocess.replicas=4
     ghee explain train.py:pipeline
+    ghee resume 20261124-101500-a1b2c3
 
 Exit codes: 0 the run ended well; 1 it failed; 2 the command or the pipeline is wrong, nothing was started; 130 Ctrl-C.
 """
@@ -13,12 +14,15 @@ import importlib.metadata
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ghee import failure
-from ghee.errors import PipelineError, RemoteTraceback
+from ghee.errors import CheckpointError, PipelineError, RemoteTraceback
 from ghee.pipeline import Pipeline
-from ghee.pipeline_file import find_pipeline
+from ghee.pipeline_file import find_pipeline, stage_options
+
+if TYPE_CHECKING:
+    from ghee.run import Run
 
 RUN_FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
@@ -42,6 +46,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     began = False
     try:
+        if parsed.command == "resume":
+            began = True
+            return _resume(parsed)
         pipeline = find_pipeline(parsed.pipeline, parsed.set)
         if parsed.command == "explain":
             print(pipeline)
@@ -56,14 +63,23 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         else:
             print(describe(error), file=sys.stderr)
-        wrong = isinstance(error, PipelineError) and not isinstance(error.__cause__, RemoteTraceback)
+        wrong = isinstance(error, PipelineError | CheckpointError) and not isinstance(error.__cause__, RemoteTraceback)
         return RUN_FAILED if began and not wrong else WRONG
 
 
 def _run(pipeline: Pipeline, on: str, progress: bool | None) -> int:
     from ghee.run import run
 
-    handle = run(pipeline, on=on, progress=progress)  # type: ignore[arg-type]  # argparse allows these two only
+    return _show(run(pipeline, on=on, progress=progress))  # type: ignore[arg-type]  # argparse allows these two only
+
+
+def _resume(parsed: argparse.Namespace) -> int:
+    from ghee.run import resume
+
+    return _show(resume(parsed.run, on=parsed.on, options=stage_options(parsed.set), progress=parsed.progress))
+
+
+def _show(handle: Run) -> int:
     print(handle.report)
     for stage, results in handle.results.items():
         if results[0] is not None:
@@ -101,14 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     runs = commands.add_parser("run", help="run a pipeline and print its report")
     explains = commands.add_parser("explain", help="print a pipeline as a tree with its resources; nothing is run")
+    resumes = commands.add_parser("resume", help="go on with a run that was killed, cancelled or has failed")
+    resumes.add_argument("run", metavar="RUN", help="its id, as the run has printed it; its folder is in ~/.cache/ghee/runs")
     for command in (runs, explains):
         command.add_argument("pipeline", metavar="FILE:PIPELINE", help=_PIPELINE_HELP)
+    for command in (runs, explains, resumes):
         command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=_SET_HELP)
         command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
-    runs.add_argument("--on", choices=("local", "inline"), default="local",
-                      help="local: MPI processes on this machine (default); inline: threads, for a debugger")  # fmt: skip
-    runs.add_argument("--progress", action=argparse.BooleanOptionalAction, default=None,
-                      help="show what happens while it runs (default: on a terminal)")  # fmt: skip
+    for command in (runs, resumes):
+        command.add_argument("--on", choices=("local", "inline"), default="local",
+                             help="local: MPI processes on this machine (default); inline: threads, for a debugger")  # fmt: skip
+        command.add_argument("--progress", action=argparse.BooleanOptionalAction, default=None,
+                             help="show what happens while it runs (default: on a terminal)")  # fmt: skip
     return parser
 
 

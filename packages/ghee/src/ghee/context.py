@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Place:
 
     `folder` is the run's; `inline` says that the ranks are threads of one process; `world` names the MPI world among
     those of the run; `gpus` is what the stage asked for in each replica. `at_end` is called when every rank of the run
-    has returned, last added first.
+    has returned, last added first. `stream` holds the `Batches` of a loop's rank.
     """
 
     stage: str
@@ -24,6 +25,7 @@ class Place:
     world: str = ""
     gpus: int = 0
     at_end: list[Callable[[], None]] = field(default_factory=list)
+    stream: list[Any] = field(default_factory=list)
 
 
 _by_thread = threading.local()

@@ -13,7 +13,9 @@ from typing import Any
 import cloudpickle
 
 from ghee import failure
-from ghee.errors import CancelledError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
+from ghee.checkpoints import Checkpoints
+from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
+from ghee.journal import Journal
 from ghee.launch.contract import Death, Launcher, World
 from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
@@ -22,6 +24,7 @@ from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Event, RankId
 from ghee.rank import run_rank
 from ghee.report import Report, StageReport, find_limit, summarize_stage
+from ghee.resume import Start, check_fits, describe_run
 from ghee.task import RankTask
 from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
 from ghee.transfer.manager import Report as RankReport
@@ -49,11 +52,17 @@ class Driver:
         *,
         retries: int = RETRIES,
         observe: Callable[[Report], None] | None = None,
+        start: Start | None = None,
+        journal: Journal | None = None,
+        restarts: Sequence[str] = (),
     ) -> None:
+        """`restarts` says why the run was started again before."""
         self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
         self.results: dict[RankId, bytes] = {}
         self._retries = retries
-        self._restarts: list[str] = []
+        self._start = start or Start()
+        self._journal = journal
+        self._restarts: list[str] = list(restarts)
         self._observe = observe
         self._observed = 0.0
         self._began = time.time()
@@ -84,6 +93,7 @@ class Driver:
         prepared: list[Any] = []
         try:
             self._splits = self.plan.source.splits()
+            self._write_beginning()
             worlds = self._worlds()
             self.launcher.check(worlds)
             for sink in sinks:
@@ -91,7 +101,10 @@ class Driver:
                 prepared.append(sink)
             self._endpoint = self.launcher.endpoint()
             rules = [stage.rules for stage in self.plan.stages]
-            self._coordinator = Coordinator(rules, self._source_rules(), self._retries)
+            self._coordinator = Coordinator(rules, self._source_rules(), self._retries, self._start.positions)
+            self._balanced.update(
+                (edge.rules.index, e) for edge in self._coordinator.edges for e in range(self._first_epoch)
+            )
             self.launcher.start(worlds)
             self._start_hosted()
             self._carry_out(self._coordinator.start())
@@ -109,6 +122,28 @@ class Driver:
             self.launcher.close()
             if hasattr(self, "_endpoint"):
                 self._endpoint.close()
+
+    @property
+    def _first_epoch(self) -> int:
+        return self._coordinator.edges[0].first
+
+    def _write_beginning(self) -> None:
+        if self._journal is not None:
+            record = describe_run(self.plan, self._splits)
+            check_fits(self._journal, record, self.run_id)
+            self._journal.append(**record, start=str(self._start))
+
+    def _record(self, action: m.Record) -> None:
+        """A checkpoint is whole: from here on it is where the run goes on."""
+        if self._journal is None:
+            return
+        name = self.plan.stages[action.stage].name
+        self._journal.append(
+            kind="checkpoint", stage=name, number=action.number, steps=action.steps, value=action.value,
+            position=action.position.to_json(),
+        )  # fmt: skip
+        if action.value:
+            Checkpoints(self.folder, action.stage, name).forget_old(action.number)
 
     def _abort(self, prepared: list[Any]) -> None:
         try:
@@ -170,6 +205,9 @@ class Driver:
             room=stage.credit,
             gated=stage.kind == "loop" and stage.size > 1,
             ordered=stage.ordered,
+            epoch=self._coordinator.edges[stage.index].first,
+            number=self._start.numbers.get(stage.index, 0),
+            step=self._start.steps.get(stage.index, 0),
         )
         size = stage.size if stage.one_world else stage.resources.ranks
         splits = self._splits if stage.kind == "read" else []
@@ -240,6 +278,8 @@ class Driver:
                 self._outcome = action
             elif isinstance(action, m.Restart):
                 self._restart(action)
+            elif isinstance(action, m.Record):
+                self._record(action)
             else:
                 by_rank[action.rank].append(action)
         for rank, of_rank in by_rank.items():
@@ -285,6 +325,8 @@ class Driver:
         if fail.kind == "user":
             assert fail.error is not None
             return failure.restore(pickle.loads(fail.error))
+        if fail.kind == "checkpoint":
+            return CheckpointError(fail.message)
         if fail.kind == "ledger":
             return LedgerError(fail.message)
         if fail.kind == "died":

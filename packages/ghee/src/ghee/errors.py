@@ -89,6 +89,10 @@ class MachineError(GheeError):
     """This machine cannot run the pipeline; the message says what to change."""
 
 
+class CheckpointError(GheeError):
+    """A checkpoint cannot be made, or a run cannot go on from one."""
+
+
 class CancelledError(GheeError):
     """The run was cancelled before its end."""
 

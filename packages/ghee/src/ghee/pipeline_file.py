@@ -55,6 +55,11 @@ def find_pipeline(target: str, settings: Sequence[str] = ()) -> Pipeline:
     return override(made, of_stages)
 
 
+def stage_options(settings: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Settings of stages alone, such as "preprocess.replicas=4". Raises PipelineError for others."""
+    return _stage_settings(settings, {}, "the pipeline is the run's, with its arguments as they were")
+
+
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

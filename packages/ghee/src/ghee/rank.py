@@ -9,11 +9,13 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
 from ghee import context, failure
+from ghee.checkpoints import Checkpoints
 from ghee.codec import rows_of
 from ghee.errors import BatchError, CancelledError
 from ghee.protocol import messages as m
@@ -239,7 +241,11 @@ def _epoch_done(manager: TransferManager, epoch: int, batches: int, rows: int) -
 
 def _run_loop(manager: TransferManager, task: RankTask, place: _Where) -> object:
     assert task.function is not None
-    batches = Batches(manager, place.at)
+    checkpoints = Checkpoints(Path(task.folder), manager.rank.stage, task.stage, task.settings.number)
+    batches = Batches(manager, place.at, checkpoints, task.settings)
+    where = context.current()
+    assert where is not None
+    where.stream.append(batches)
     result = task.function(batches)
     if inspect.isgenerator(result):
         result = _send_all(manager, task, batches, result)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import secrets
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,13 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ghee.driver import Driver
-from ghee.errors import CancelledError, PipelineError
+from ghee.errors import CancelledError, CheckpointError, PipelineError, RankKilledError
+from ghee.journal import Journal
 from ghee.launch.contract import Launcher
-from ghee.pipeline import Pipeline
+from ghee.pipeline import Pipeline, override
 from ghee.plan import Plan, make_plan
 from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
 from ghee.report import Report
+from ghee.resume import Start, start_of
 
 if TYPE_CHECKING:
     from ghee.progress import Progress
@@ -36,26 +40,59 @@ class Run:
     `result` waits for the end and raises what the run ended with; `report` may be asked for at any time.
     """
 
-    def __init__(self, plan: Plan, driver: Driver, folder: Path, progress: Progress | None) -> None:
-        self.id = driver.run_id
+    def __init__(
+        self, plan: Plan, attempt: Callable[[Start, list[str]], Driver], start: Start, folder: Path, journal: Journal,
+        progress: Progress | None, restarts_left: int,
+    ) -> None:  # fmt: skip
+        """`attempt` makes the driver of an attempt, given where it begins and why it was begun again."""
+        self.id = folder.name
         self.folder = folder
-        self._plan, self._driver, self._progress = plan, driver, progress
+        self._plan, self._attempt, self._journal, self._progress = plan, attempt, journal, progress
+        self._restarts: list[str] = []
+        self._restarts_left = restarts_left
+        self._cancelled = False
+        self._driver = attempt(start, [])
         self._error: BaseException | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        while True:
+            try:
+                self._driver.run()
+                how = "finished"
+            except BaseException as error:
+                if self._begin_again(error):
+                    continue
+                self._error = error
+                how = "cancelled" if isinstance(error, CancelledError) else f"failed: {type(error).__name__}: {error}"
+            break
         try:
-            self._driver.run()
-        except BaseException as error:
-            self._error = error
-        try:
+            self._journal.append(kind="end", how=how)
+            self._journal.close()
             if self._progress is not None:
                 self._progress.close(self.report if self._error is None else None)
             (self.folder / "report.json").write_text(self.report.to_json())
         finally:
             self._over.set()
+
+    def _begin_again(self, error: BaseException) -> bool:
+        """A rank whose work cannot be made again alone was killed: begin again at the last checkpoints, if that is sound.
+
+        What a Python function was given as a sink, or what came out of an iterator, cannot be taken back.
+        """
+        given_away = any(stage.kind == "write" and stage.hosted for stage in self._plan.stages)
+        if given_away or getattr(self._plan.source, "read_once", False):
+            return False
+        if not isinstance(error, RankKilledError) or self._cancelled or not self._restarts_left:
+            return False
+        self._restarts_left -= 1
+        start = start_of(self._plan, self._journal, self.folder)
+        self._restarts.append(f"{str(error).splitlines()[0]}; the run was begun again at {start}")
+        self._journal.append(kind="restart", reason=self._restarts[-1])
+        self._driver = self._attempt(start, self._restarts)
+        return True
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended, for `timeout` seconds at most; returns whether it has. Raises nothing."""
@@ -95,6 +132,7 @@ class Run:
 
     def cancel(self) -> None:
         """End the run now; waits until all its processes are gone. `result` then raises CancelledError."""
+        self._cancelled = True
         self._driver.cancel()
         self.wait()
 
@@ -112,25 +150,39 @@ def run(
     wait: bool = True,
     progress: bool | None = None,
     retries: int = RETRIES,
+    resume: str | Mapping[str, Any] | None = None,
 ) -> Run:
     """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
 
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
     is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed:
-    what was lost with it is made again from the source, and delivered once.
+    what was lost with it is made again from the source, and delivered once. When a rank of a loop or sink is killed, the
+    run begins again at the loops' last checkpoints (`ghee.checkpoint`), as often. `resume` goes on with an earlier run, given
+    by its id, or at the place of a `batches.state()`; numbers of replicas may differ from then, stages and input may not.
 
     Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
     function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
     run and raises KeyboardInterrupt.
     """
     plan = make_plan(pipeline)
-    run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
-    folder = _make_folder(run_id)
-    shown = _progress(run_id) if progress or (progress is None and sys.stderr.isatty()) else None
-    driver = Driver(
-        plan, _launcher(on, folder, shown), run_id, folder, retries=retries, observe=shown.update if shown else None
-    )
-    handle = Run(plan, driver, folder, shown)
+    if resume is None:
+        folder = _make_folder(time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
+        _keep(pipeline, folder)
+        state = None
+    else:
+        state = None if isinstance(resume, str) else resume
+        folder = folder_of(resume if isinstance(resume, str) else resume["run"])
+    journal = Journal(folder / "journal")
+    start = start_of(plan, journal, folder, state) if resume is not None else Start()
+    shown = _progress(folder.name) if progress or (progress is None and sys.stderr.isatty()) else None
+
+    def attempt(start: Start, restarts: list[str]) -> Driver:
+        return Driver(
+            plan, _launcher(on, folder, shown), folder.name, folder, retries=retries,
+            observe=shown.update if shown else None, start=start, journal=journal, restarts=restarts,
+        )  # fmt: skip
+
+    handle = Run(plan, attempt, start, folder, journal, shown, retries if isinstance(on, str) else 0)
     if wait:
         try:
             while not handle.wait(3600):
@@ -140,6 +192,62 @@ def run(
             raise _interrupted(handle) from None
         handle._end()
     return handle
+
+
+def resume(
+    run_id: str,
+    on: Literal["local", "inline"] = "local",
+    *,
+    options: Mapping[str, Mapping[str, object]] | None = None,
+    wait: bool = True,
+    progress: bool | None = None,
+    retries: int = RETRIES,
+) -> Run:
+    """Go on with a run that was killed, cancelled or has failed: its pipeline as it was, from its last checkpoints.
+
+    `options` replaces options of stages, such as {"preprocess": {"replicas": 4}}. Raises CheckpointError for a run that is
+    not there, is running, has finished, or whose pipeline could not be kept (resume it with `ghee.run(pipeline, resume=id)`).
+    """
+    folder = folder_of(run_id)
+    journal = Journal(folder / "journal")
+    ends = journal.of_kind("end")
+    journal.close()
+    if ends and ends[-1]["how"] == "finished":
+        raise CheckpointError(f"run {run_id} has finished; there is nothing left to do. Its report is {folder}/report.json")
+    return run(
+        override(_kept(folder), options or {}), on, wait=wait, progress=progress, retries=retries, resume=run_id
+    )  # fmt: skip
+
+
+def folder_of(run_id: str) -> Path:
+    """The folder of an earlier run. Raises CheckpointError, with the runs that there are."""
+    runs = home() / "runs"
+    folder = runs / run_id
+    if not run_id or not (folder / "journal").is_file() or folder.parent != runs:
+        there = sorted(path.parent.name for path in runs.glob("*/journal"))
+        raise CheckpointError(f"there is no run {run_id!r} in {runs}; there are: {', '.join(there[-10:]) or 'none'}")
+    return folder
+
+
+def _keep(pipeline: Pipeline, folder: Path) -> None:
+    """Keep the pipeline for `resume`; what cannot be pickled says so there."""
+    try:
+        kept: bytes | str = cloudpickle.dumps(pipeline)
+    except Exception as error:
+        kept = str(error)
+    (folder / "pipeline").write_bytes(pickle.dumps((sys.path, kept)))
+
+
+def _kept(folder: Path) -> Pipeline:
+    path, kept = pickle.loads((folder / "pipeline").read_bytes())
+    if isinstance(kept, str):
+        raise CheckpointError(
+            f"the pipeline of run {folder.name} could not be kept ({kept}); "
+            f"resume it in your program: ghee.run(pipeline, resume={folder.name!r})"
+        )
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    pipeline: Pipeline = cloudpickle.loads(kept)
+    return pipeline
 
 
 def _progress(run_id: str) -> Progress:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ghee.checkpoints import Checkpoints
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import Tail
-from ghee.transfer.manager import Arrived, TransferManager
+from ghee.transfer.manager import Arrived, Settings, TransferManager
 
 
 class Batches:
@@ -25,12 +26,22 @@ class Batches:
     passes over the rest of it, which the report counts as skipped.
     """
 
-    def __init__(self, manager: TransferManager, at: Callable[[tuple[int, ...] | None], None]) -> None:
+    def __init__(
+        self,
+        manager: TransferManager,
+        at: Callable[[tuple[int, ...] | None], None],
+        checkpoints: Checkpoints,
+        settings: Settings,
+    ) -> None:
         """`at` is called with the name of each batch that is given out, so that an error can say where it happened."""
+        self._checkpoints = checkpoints
+        self._number, self._before = settings.number, settings.step
+        self._taken = self._taken_in_epoch = 0
+        self._given = False
         self._manager = manager
         self._at = at
         self._ended = False
-        self.epoch = 0
+        self.epoch = settings.epoch
         """The number of the epoch that is being read."""
         self._counts = _Counts()
         self._held: Arrived | None = None
@@ -48,12 +59,49 @@ class Batches:
         for epoch in self.epochs():
             yield from epoch
 
+    def state(self) -> dict[str, Any]:
+        """The place in the stream, after the batch that was given out last: small, of constant size, plain JSON.
+
+        `ghee.run(pipeline, resume=state)` begins with the batch after it. All ranks of the loop call this after the same
+        batch; it returns once the place is written down in the run's journal. `step` is the number of batches that each
+        rank was given since the run's very beginning.
+
+        Raises CheckpointError where the ranks do not agree (in the driver, which ends the run).
+        """
+        self._mark(None)
+        place = self._checkpoints
+        return {
+            "run": place.run, "stage": place.stage, "checkpoint": self._number, "epoch": self.epoch,
+            "step": self._before + self._taken,
+        }  # fmt: skip
+
+    def checkpoint(self, value: object) -> None:
+        """Keep `value` together with the place in the stream: see `ghee.checkpoint`."""
+        self._mark(value)
+
+    @property
+    def restored(self) -> Any:
+        """What this rank gave to the checkpoint that the run goes on from; None at a beginning: see `ghee.restored`."""
+        return self._checkpoints.load(self._manager.rank.index)
+
+    def _mark(self, value: object) -> None:
+        if self._given:
+            self._give_back()
+        self._number += 1
+        if value is not None:
+            self._checkpoints.save(self._number, self._manager.rank.index, value)
+        rank, step = self._manager.rank, self._taken_in_epoch
+        self._manager.tell(
+            m.Checkpointed(rank, self._number, self.epoch, step, self._before + self._taken, value is not None)
+        )
+        self._manager.wait_for_recorded(self._number)
+
     def _next(self) -> Arrived | End | StreamEnded:
         self._give_back()
         self._manager.count_work()
         step = self._manager.next_batch()
         if isinstance(step, Arrived):
-            self._held = step
+            self._held, self._given = step, False
         elif isinstance(step, End):
             self._report(step)
         else:
@@ -62,12 +110,16 @@ class Batches:
 
     def _give_back(self) -> None:
         """The function asks for more: it is done with the batch before."""
-        if self._held is not None and self._held.fill is None:
-            self._manager.tell(m.Consumed(self._manager.rank, self._held.id))
-        self._held = None
+        if self._held is not None:
+            self._taken += 1
+            self._taken_in_epoch += 1
+            if self._held.fill is None:
+                self._manager.tell(m.Consumed(self._manager.rank, self._held.id))
+        self._held, self._given = None, False
 
     def _deliver(self, arrived: Arrived) -> object:
         self._at(arrived.id)
+        self._given = True
         counts = self._counts
         counts.batches += 1
         if arrived.fill is Tail.PAD:
@@ -98,6 +150,7 @@ class Batches:
         )
         self._counts = _Counts()
         self.epoch = end.epoch + 1
+        self._taken_in_epoch = 0
         self._at(None)
 
 

@@ -45,6 +45,11 @@ class IterableSource:
         if epochs > 1 and self._once():
             raise PipelineError(f"{_name(self._items)} can be read once, and epochs={epochs}. {_ADVICE}")
 
+    @property
+    def read_once(self) -> bool:
+        """Whether it can be read a single time only."""
+        return self._once()
+
     def _once(self) -> bool:
         return isinstance(self._items, Iterator)
 

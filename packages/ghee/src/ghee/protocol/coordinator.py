@@ -7,7 +7,8 @@ prose, with the reasons: docs/protocol.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 
 from ghee.protocol import messages as m
@@ -15,6 +16,7 @@ from ghee.protocol.edge import Edge, SourceRules, StageRules
 from ghee.protocol.ledger import Ledger
 from ghee.protocol.lineage import Batch, Lineage, Status, Way
 from ghee.protocol.messages import Action, BatchId, RankId, Tail
+from ghee.protocol.position import Position, Step, Tracker, Uneven
 from ghee.protocol.recovery import Recovery
 from ghee.protocol.share import Rounds
 from ghee.protocol.splits import Splits
@@ -26,7 +28,14 @@ RETRIES = 3
 class Coordinator:
     """The rules of one run. Not thread-safe: the driver's thread alone calls it."""
 
-    def __init__(self, stages: SequenceOf[StageRules], source: SourceRules, retries: int = RETRIES) -> None:
+    def __init__(
+        self,
+        stages: SequenceOf[StageRules],
+        source: SourceRules,
+        retries: int = RETRIES,
+        start: Mapping[int, Position] | None = None,
+    ) -> None:
+        """`start`: by the index of a loop's stage, what it has taken in an earlier run."""
         self.stages = list(stages)
         self.source = source
         self.ledger = Ledger([stage.parent for stage in stages])
@@ -34,13 +43,40 @@ class Coordinator:
         for stage in stages[1:]:
             assert stage.parent is not None
             self.children[stage.parent].append(stage.index)
-        self.edges = [Edge(stage, source.epochs, len(source.rows)) for stage in stages]
+        starts = self._starts(start or {})
+        self.edges = [
+            Edge(stage, source.epochs, len(source.rows), starts[stage.index].epoch, starts[stage.index]) for stage in stages
+        ]
         self.lineage = Lineage()
-        self.splits = Splits(source, lambda key: frozenset(self.lineage.finished.get(key, ())))
+        first = starts[0]
+        self.splits = Splits(
+            source, lambda key: frozenset(self.lineage.finished.get(key, ())), first.epoch, first.splits
+        )  # fmt: skip
+        for split, roots in first.roots.items():
+            self.lineage.finished[first.epoch, split] = dict(roots)
+            entry = self.ledger.at(0, first.epoch)
+            entry.before_rows += sum(roots.values())
+            entry.before_batches += len(roots)
+        self.trackers = {
+            edge.rules.index: Tracker(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
+            for edge in self.edges
+            if edge.rules.kind == "loop" and not edge.rules.after_loop
+        }
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
         self.finished = False
         self._tally: dict[tuple[RankId, int], int] = {}
         self._out: list[Action] = []
+
+    def _starts(self, start: Mapping[int, Position]) -> list[Position]:
+        """Where each stage begins: a loop after what it has taken, the others with what a stage behind them lacks."""
+        starts = [Position()] * len(self.stages)
+        for stage in reversed(self.stages):
+            children = self.children[stage.index]
+            if stage.kind == "loop" or not children:
+                starts[stage.index] = start.get(stage.index, Position())
+            else:
+                starts[stage.index] = functools.reduce(Position.common, (starts[child] for child in children))
+        return starts
 
     # ── entry ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -83,7 +119,9 @@ class Coordinator:
         self.ledger.made(stage, epoch, event.rows)
         ways = {}
         for child in self.children[stage]:
-            if self.edges[child].abandoned:
+            if self._was_taken(self.edges[child], event.id):
+                self.ledger.at(child, epoch).before_rows += event.rows
+            elif self.edges[child].abandoned:
                 self.ledger.at(child, epoch).skipped += event.rows
             else:
                 ways[child] = Way(event.rank)
@@ -98,6 +136,16 @@ class Coordinator:
         for child in ways:
             self.edges[child].add_ready(batch)
 
+    @staticmethod
+    def _was_taken(edge: Edge, name: BatchId) -> bool:
+        return edge.is_consumer and edge.taken is not None and edge.taken.has(name)
+
+    @staticmethod
+    def _check_none_left(edge: Edge, tracker: Tracker) -> None:
+        if edge.returned and tracker.is_asked:
+            gone = min(rank.index for rank in edge.returned)
+            raise Uneven(f"rank {gone} has returned, and another rank asks for a checkpoint: all ranks make it together")
+
     def _on_finished(self, event: m.Finished) -> None:
         stage, epoch = event.rank.stage, event.id[0]
         # Closed: its last lost batch came out and was consumed before its function was done with it again.
@@ -107,7 +155,7 @@ class Coordinator:
             self.ledger.finished(stage, epoch, event.rows_in, rows_out, event.outputs)
             for edge in self.edges[1:]:
                 edge.counted(event.id, event.outputs)
-            self.lineage.mark_finished(event.id, root)
+            self.lineage.mark_finished(event.id, root, event.rows_in)
         if stage > 0:
             self._take_in(event.rank, event.id)
             self.edges[stage].open[epoch] -= 1
@@ -151,6 +199,30 @@ class Coordinator:
         batch = self._take_in(event.rank, event.id)
         if batch is not None:
             self._count(event.rank, event.id[0], batch.rows)
+            self._track(event.rank, lambda tracker: tracker.taken(event.rank, event.id))
+
+    def _track(self, rank: RankId, follow: Callable[[Tracker], object]) -> None:
+        tracker = self.trackers.get(rank.stage)
+        if tracker is not None:
+            try:
+                follow(tracker)
+            except Uneven as error:
+                self._fail("checkpoint", str(error))
+
+    def _on_checkpointed(self, event: m.Checkpointed) -> None:
+        if event.rank.stage not in self.trackers:  # behind a loop there is no position that could be gone back to
+            self._out.append(m.Recorded(event.rank, event.number))
+            return
+
+        def record(tracker: Tracker) -> None:
+            position = tracker.asked(event.rank, event.number, Step(event.epoch, event.step))
+            if position is None:
+                self._check_none_left(self.edges[event.rank.stage], tracker)
+            if position is not None:
+                self._out.append(m.Record(event.rank.stage, event.number, event.steps, event.value, position))
+                self._out.extend(m.Recorded(rank, event.number) for rank in self.edges[event.rank.stage].ranks)
+
+        self._track(event.rank, record)
 
     def _take_in(self, rank: RankId, name: BatchId) -> Batch | None:
         """The rank is done with a batch. None if it stood in for another: that is charged to nobody."""
@@ -180,6 +252,7 @@ class Coordinator:
             entry.rows_in += event.rows
             for name in [name for name in edge.held[event.rank] if name[0] == event.epoch]:
                 self._take_in(event.rank, name)  # what the tail rule dropped was never consumed
+            self._track(event.rank, lambda tracker: tracker.epoch_done(event.rank, event.epoch))
         done = edge.done.setdefault(event.epoch, set())
         done.add(event.rank)
         if len(done) == len(edge.ranks) and edge.is_consumer:
@@ -187,7 +260,7 @@ class Coordinator:
 
     def _balance(self, epoch: int) -> None:
         """The epoch is over where batches end: by now nothing of it will be made again, so all stages must balance."""
-        if any(edge.is_consumer and len(edge.done.get(epoch, ())) < len(edge.ranks) for edge in self.edges):
+        if any(edge.is_consumer and not edge.is_done(epoch) for edge in self.edges):
             return
         for stage in range(len(self.stages)):
             problems = self.ledger.problems(stage, epoch)
@@ -195,10 +268,12 @@ class Coordinator:
                 self._fail("ledger", f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
                 return
             self._out.append(m.EpochBalanced(stage, epoch))
+        self.lineage.forget(epoch)
 
     def _on_returned(self, event: m.Returned) -> None:
         edge = self.edges[event.rank.stage]
         edge.returned.add(event.rank)
+        self._track(event.rank, lambda tracker: self._check_none_left(edge, tracker))
         for name in list(edge.held[event.rank]):
             self._take_in(event.rank, name)
         if edge.abandoned:
@@ -386,6 +461,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     m.Recalled: Coordinator._on_recalled,
     m.Consumed: Coordinator._on_consumed,
     m.EpochDone: Coordinator._on_epoch_done,
+    m.Checkpointed: Coordinator._on_checkpointed,
     m.Returned: Coordinator._on_returned,
     m.Failed: Coordinator._on_failed,
     m.Died: Coordinator._on_died,

@@ -10,6 +10,7 @@ from typing import Literal
 from ghee.protocol.credit import Credit
 from ghee.protocol.lineage import Batch
 from ghee.protocol.messages import BatchId, RankId, Tail
+from ghee.protocol.position import Position
 from ghee.protocol.sequence import Sequence
 from ghee.protocol.share import Rounds
 
@@ -54,20 +55,23 @@ class Edge:
     of a map stage that are not finished; `lost`: batches that are to be made again.
     """
 
-    def __init__(self, rules: StageRules, epochs: int, splits: int) -> None:
+    def __init__(self, rules: StageRules, epochs: int, splits: int, first: int = 0, taken: Position | None = None) -> None:
+        """The edge begins in epoch `first`; `taken` is what its consumer took of it in an earlier run."""
         self.rules = rules
+        self.first = first
+        self.taken = taken
         self.splits = splits
         self.epochs = epochs + rules.after_loop
         self.ranks = [RankId(rules.index, index) for index in range(rules.ranks)]
         self.credit = Credit(self.ranks, rules.credit, rules.most)
-        self.epoch = 0
+        self.epoch = first
         self.ready: dict[int, dict[BatchId, Batch]] = {}
         self.late: dict[BatchId, Batch] = {}
         self.held: dict[RankId, dict[BatchId, Batch]] = {rank: {} for rank in self.ranks}
         self.given: dict[int, dict[RankId, int]] = {}
         self.open: dict[int, int] = {}
         self.lost: dict[int, int] = {}
-        self.told = 0
+        self.told = first
         self.told_end = False
         self.done: dict[int, set[RankId]] = {}
         self.returned: set[RankId] = set()
@@ -94,7 +98,11 @@ class Edge:
     @property
     def complete(self) -> bool:
         """Whether every rank has seen every epoch to its end."""
-        return all(len(self.done.get(epoch, ())) == len(self.ranks) for epoch in range(self.epochs))
+        return all(len(self.done.get(epoch, ())) == len(self.ranks) for epoch in range(self.first, self.epochs))
+
+    def is_done(self, epoch: int) -> bool:
+        """Whether every rank has seen the epoch to its end."""
+        return epoch < self.first or len(self.done.get(epoch, ())) == len(self.ranks)
 
     def rounds(self, epoch: int) -> Rounds:
         """The even share of an epoch that has not ended."""
@@ -117,7 +125,8 @@ class Edge:
 
     def _sequence(self, epoch: int) -> Sequence:
         if epoch not in self._sequences:
-            self._sequences[epoch] = Sequence(epoch, self.splits, self.rules.depth)
+            taken = self.taken if self.taken is not None and self.taken.epoch == epoch else None
+            self._sequences[epoch] = Sequence(epoch, self.splits, self.rules.depth, taken)
         return self._sequences[epoch]
 
     def add_ready(self, batch: Batch) -> None:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Entry:
-    """One stage's rows and batches in one epoch. `made` is by announcement, `rows_out` by the function's own count."""
+    """One stage's rows and batches in one epoch. `made` is by announcement, `rows_out` by the function's own count.
+
+    `before` is what had been taken already where the run went on from a checkpoint, and came by once more.
+    """
 
     rows_in: int = 0
     rows_out: int = 0
@@ -29,6 +32,8 @@ class Entry:
     read_rows: int = 0
     read_batches: int = 0
     expected_rows: int = 0
+    before_rows: int = 0
+    before_batches: int = 0
 
 
 @dataclass
@@ -78,14 +83,14 @@ class Ledger:
         if entry.inputs:
             equal("rows that left the functions, rows announced", entry.rows_out, entry.made_rows)
         if parent is None:
-            equal("rows read, rows given to functions", entry.read_rows, entry.rows_in)
-            equal("batches read, batches finished", entry.read_batches, entry.inputs)
+            equal("rows read, rows given to functions + before", entry.read_rows, entry.rows_in + entry.before_rows)
+            equal("batches read, batches finished + before", entry.read_batches, entry.inputs + entry.before_batches)
             equal("rows that the source's metadata promised, rows read", entry.expected_rows, entry.read_rows)
         else:
             before = self.at(parent, epoch)
             equal(
-                "rows made before it, rows delivered + skipped + dropped by the tail - repeated",
+                "rows made before it, rows delivered + skipped + dropped by the tail + taken in an earlier run - repeated",
                 before.made_rows,
-                entry.rows_in + entry.skipped + entry.tail - entry.repeated,
+                entry.rows_in + entry.skipped + entry.tail + entry.before_rows - entry.repeated,
             )
         return found

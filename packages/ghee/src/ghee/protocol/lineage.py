@@ -81,8 +81,9 @@ class Lineage:
 
     def __init__(self) -> None:
         self.roots: dict[BatchId, Root] = {}
-        self.finished: dict[tuple[int, int], set[int]] = {}
-        """By epoch and split: the roots that the first function is done with."""
+        self.finished: dict[tuple[int, int], dict[int, int]] = {}
+        """By epoch and split: the roots that the first function is done with, with their rows."""
+        self._over = 0
 
     def root_of(self, name: BatchId) -> Root:
         """The root that a batch came of."""
@@ -94,7 +95,14 @@ class Lineage:
 
     def is_closed(self, name: BatchId) -> bool:
         """Whether everything that came of the root has been consumed or dropped."""
+        if name[0] < self._over:
+            return True
         return name[:3] not in self.roots and name[2] in self.finished.get((name[0], name[1]), ())
+
+    def forget(self, epoch: int) -> None:
+        """The epoch is over at every consumer: nothing of it, and of those before it, is under way or ever will be."""
+        self._over = max(self._over, epoch + 1)
+        self.finished = {key: roots for key, roots in self.finished.items() if key[0] >= self._over}
 
     def find(self, name: BatchId) -> Batch | None:
         """A batch that is under way."""
@@ -109,11 +117,11 @@ class Lineage:
             self.roots[batch.id[:3]].open -= 1
             self.close_if_over(batch.id[:3])
 
-    def mark_finished(self, name: BatchId, root: Root) -> None:
-        """A function is done with an input (or, at the first stage, with a root)."""
+    def mark_finished(self, name: BatchId, root: Root, rows: int) -> None:
+        """A function is done with an input of `rows` rows (or, at the first stage, with a root)."""
         root.finished.add(name)
         if len(name) == 3:
-            self.finished.setdefault((name[0], name[1]), set()).add(name[2])
+            self.finished.setdefault((name[0], name[1]), {})[name[2]] = rows
 
     def close_if_over(self, key: BatchId) -> None:
         """Forget a root when nothing of it is under way."""

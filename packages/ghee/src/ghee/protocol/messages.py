@@ -8,7 +8,10 @@ lost with its rank is made again under the same name, so it can never be counted
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ghee.protocol.position import Position
 
 BatchId = tuple[int, ...]
 
@@ -116,6 +119,20 @@ class EpochDone(NamedTuple):
     repeated_rows: int
 
 
+class Checkpointed(NamedTuple):
+    """A loop's rank has made its part of checkpoint `number` after `step` batches of `epoch`, and waits for `Recorded`.
+
+    `steps` counts its batches since the run's very beginning; `value`: it has saved something of its own.
+    """
+
+    rank: RankId
+    number: int
+    epoch: int
+    step: int
+    steps: int = 0
+    value: bool = False
+
+
 class Returned(NamedTuple):
     """The rank's function has returned; `result` is its pickled value. After that the rank takes no batch any more."""
 
@@ -195,6 +212,23 @@ class Recall(NamedTuple):
     sender: RankId
 
 
+class Record(NamedTuple):
+    """Told to the driver itself: write down that checkpoint `number` of a loop is whole, and what it has taken by then."""
+
+    stage: int
+    number: int
+    steps: int
+    value: bool
+    position: Position
+
+
+class Recorded(NamedTuple):
+    """Checkpoint `number` is written down: go on."""
+
+    rank: RankId
+    number: int
+
+
 class Restart(NamedTuple):
     """Told to the driver itself: start the world of these ranks again, under these names."""
 
@@ -246,5 +280,11 @@ class Fail(NamedTuple):
     error: bytes | None = None
 
 
-Event = Joined | Idle | Made | Finished | SplitDone | Accepted | Recalled | Consumed | EpochDone | Returned | Failed | Died
-Action = Read | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Restart | Finish | Fail
+Event = (
+    Joined | Idle | Made | Finished | SplitDone | Accepted | Recalled | Consumed | EpochDone | Checkpointed
+    | Returned | Failed | Died
+)  # fmt: skip
+Action = (
+    Read | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Record | Recorded
+    | Restart | Finish | Fail
+)  # fmt: skip

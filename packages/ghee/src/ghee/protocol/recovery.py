@@ -75,7 +75,7 @@ class Recovery:
         for done in edge.done.values():
             done.discard(dead)
         self._splits.bury(dead)
-        actions: list[Action] = [m.EpochEnd(born, epoch, 0, 0) for epoch in range(edge.told)]
+        actions: list[Action] = [m.EpochEnd(born, epoch, 0, 0) for epoch in range(edge.first, edge.told)]
         if edge.told_end:
             actions.append(m.StreamEnd(born, edge.epochs))
         held = edge.held.pop(dead)

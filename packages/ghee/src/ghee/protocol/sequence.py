@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ghee.protocol.messages import BatchId
+from ghee.protocol.position import Position
 
 
 class Sequence:
@@ -14,9 +15,14 @@ class Sequence:
     the function it went through. A name is passed over as soon as its parent is known to have no such child.
     """
 
-    def __init__(self, epoch: int, splits: int, depth: int) -> None:
-        """`depth` is the number of functions that the batches have passed through."""
+    def __init__(self, epoch: int, splits: int, depth: int, taken: Position | None = None) -> None:
+        """`depth` is the number of functions that the batches have passed through; `taken` is passed over."""
         self._counts: dict[BatchId, int] = {(epoch,): splits}
+        self._taken: frozenset[BatchId] = frozenset()
+        if taken is not None:
+            self._taken = taken.batches
+            self._counts |= {(epoch, split): 0 for split in taken.splits}
+            self._counts |= {(epoch, split, seq): 0 for split, of in taken.roots.items() for seq in of}
         self._next: list[int] = [epoch, 0, 0] + [0] * depth
 
     def counted(self, prefix: BatchId, children: int) -> None:
@@ -30,6 +36,9 @@ class Sequence:
             name = tuple(self._next)
             if name in ready:
                 return name
+            if name in self._taken:
+                self.taken()
+                continue
             if not self._pass_over():
                 return None
 

@@ -15,24 +15,41 @@ SplitKey = tuple[int, int]
 class Splits:
     """Hands out splits to ranks that have none, epoch by epoch; what is to be read again goes first."""
 
-    def __init__(self, source: SourceRules, finished: Callable[[SplitKey], frozenset[int]]) -> None:
-        """`finished(key)` gives the batches of a split that the first function is done with."""
+    def __init__(
+        self,
+        source: SourceRules,
+        finished: Callable[[SplitKey], frozenset[int]],
+        first: int = 0,
+        taken: frozenset[int] = frozenset(),
+    ) -> None:
+        """`finished(key)` gives the batches of a split that the first function is done with.
+
+        Reading begins in epoch `first`, without the splits at the places `taken` of that epoch.
+        """
         self.source = source
         self._finished = finished
         self._idle: dict[RankId, None] = {}
-        self._epoch = 0
-        self._left: deque[int] = deque(range(len(source.rows)) if source.epochs else ())
+        self._epoch = first
+        here = range(len(source.rows)) if first < source.epochs else ()
+        self._left: deque[int] = deque(place for place in here if place not in taken)
         self._whole: dict[RankId, SplitKey] = {}
         self._begun: dict[SplitKey, None] = {}
         self._again: dict[SplitKey, set[int]] = {}
         self._some: dict[RankId, list[tuple[SplitKey, frozenset[int]]]] = {}
         self._turn = 0
         self.done: set[SplitKey] = set()
-        self.done_of_epoch = [0] * source.epochs
+        self.done_of_epoch = [len(source.rows)] * first + [0] * (source.epochs - first)
+        if first < source.epochs:
+            self.done_of_epoch[first] = len(taken)
+        self._batches: dict[SplitKey, int] = {}
 
     def rows(self, key: SplitKey) -> int | None:
         """The rows that the split has according to its metadata."""
         return self.source.rows[self.source.order(key[0])[key[1]]]
+
+    def batches_of(self, key: SplitKey) -> int | None:
+        """How many batches a split has, once it was read."""
+        return self._batches.get(key)
 
     def is_over(self, epoch: int) -> bool:
         """Whether every split of the epoch was read, and nothing is to be read again."""
@@ -60,6 +77,7 @@ class Splits:
         new = key not in self.done
         if new:
             self.done.add(key)
+            self._batches[key] = event.batches
             self.done_of_epoch[key[0]] += 1
         return new
 

@@ -89,12 +89,18 @@ class Report(NamedTuple):
 
 @dataclass
 class Settings:
-    """How a rank takes part: `receivers` is the number of edges that its outputs go to; sizes in bytes."""
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; sizes in bytes.
+
+    `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
+    """
 
     receivers: int
     room: int
     gated: bool = False
     ordered: bool = False
+    epoch: int = 0
+    number: int = 0
+    step: int = 0
 
 
 @dataclass
@@ -155,6 +161,7 @@ class TransferManager:
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
         self._task: bytes | None = None
+        self._recorded = 0
         self._stopped = False
         self._broken: BaseException | None = None
         self._signalled = False
@@ -177,6 +184,7 @@ class TransferManager:
         with self._changed:
             self._settings = settings
             self._delivery.gated, self._delivery.ordered = settings.gated, settings.ordered
+            self._delivery.epoch = settings.epoch
 
     def tell(self, *events: Event) -> None:
         """Queue events for the driver."""
@@ -267,6 +275,12 @@ class TransferManager:
         self.times.bytes_out += parcel.size
         self.tell(m.Made(self.rank, name, parcel.rows, parcel.size))
         return parcel.rows
+
+    def wait_for_recorded(self, number: int) -> None:
+        """Wait until the driver has written checkpoint `number` down."""
+        with self._changed:
+            while self._recorded < number:
+                self._wait()
 
     def wait_for_stop(self) -> None:
         """Wait until the driver stops the rank."""
@@ -394,6 +408,8 @@ class TransferManager:
                 self._events.append(m.Recalled(self.rank, action.id))
             case m.Release():
                 self._delivery.released(action.epoch, action.rounds)
+            case m.Recorded():
+                self._recorded = action.number
             case m.EpochEnd():
                 self._delivery.ended(action.epoch, action.batches, action.sent)
                 self._reads.append(action)
