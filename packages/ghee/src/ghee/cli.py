@@ -125,8 +125,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=_SET_HELP)
         command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     for command in (runs, resumes):
-        command.add_argument("--on", choices=("local", "inline"), default="local",
-                             help="local: MPI processes on this machine (default); inline: threads, for a debugger")  # fmt: skip
+        command.add_argument(
+            "--on", choices=("local", "inline"), default="local",
+            help="local: MPI processes on this machine (default); inline: threads, for a debugger",
+        )  # fmt: skip
         command.add_argument("--progress", action=argparse.BooleanOptionalAction, default=None,
                              help="show what happens while it runs (default: on a terminal)")  # fmt: skip
     return parser
