@@ -15,6 +15,7 @@ from ghee.protocol.coordinator import Coordinator
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.edge import SourceRules, StageRules
 from ghee.protocol.messages import BatchId, RankId, Tail
+from ghee.protocol.position import Position
 
 ROWS = 10
 SIZE = 100
@@ -31,6 +32,12 @@ class Plan:
     room: int = 3 * SIZE
     leaves: dict[RankId, int] = field(default_factory=dict)
     crashes: int = 0
+    every: int = 0
+    """Batches between two checkpoints of a loop; 0: none."""
+    start: dict[int, Position] = field(default_factory=dict)
+    number: int = 0
+    orders: int | None = None
+    """The seed of the order of the splits; None: that of the simulation."""
 
 
 class SimRank:
@@ -146,6 +153,7 @@ class Mapper(SimRank):
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         super().__init__(sim, rank, rules)
         self.delivery: Delivery[m.Send] = Delivery(False, rules.ordered)
+        self.delivery.epoch = sim.coordinator.edges[rank.stage].first
         self.waiting: m.Send | None = None
 
     def on(self, action: m.Action) -> None:
@@ -210,6 +218,15 @@ class Consumer(SimRank):
         self.counts: dict[str, int] = Counter()
         self.returned = False
         self.per_epoch: Counter[int] = Counter()
+        self.number, self.recorded = sim.plan.number, sim.plan.number
+        self.delivery.epoch = sim.coordinator.edges[rank.stage].first
+
+    def ask(self, epoch: int) -> None:
+        """Make a checkpoint, as all ranks of the loop do after the same batch."""
+        if self.sim.plan.every and self.rules.kind == "loop":
+            self.number += 1
+            self.sim.asked[self.rank] = list(self.delivered)
+            self.tell(m.Checkpointed(self.rank, self.number, epoch, self.per_epoch[epoch]))
 
     def on(self, action: m.Action) -> None:
         if isinstance(action, m.EpochEnd):
@@ -220,6 +237,9 @@ class Consumer(SimRank):
             super().on(action)
 
     def other(self, action: m.Action) -> None:
+        if isinstance(action, m.Recorded):
+            self.recorded = action.number
+            return
         assert isinstance(action, m.Release)
         self.delivery.released(action.epoch, action.rounds)
 
@@ -243,7 +263,7 @@ class Consumer(SimRank):
         self.pass_on()
 
     def step(self) -> bool:
-        if self.returned:
+        if self.returned or self.recorded < self.number:
             return False
         if self.sim.plan.leaves.get(self.rank, 1 << 30) <= len(self.delivered):
             return self.leave()
@@ -260,6 +280,8 @@ class Consumer(SimRank):
                         self.counts[f"repeated {epoch}"] += rows
                     else:
                         self.tell(m.Consumed(self.rank, action.id))
+                if self.sim.plan.every and len(self.delivered) % self.sim.plan.every == 0:
+                    self.ask(epoch)
                 return True
             case End(epoch, left):
                 repeated = self.counts[f"repeated {epoch}"]
@@ -268,6 +290,8 @@ class Consumer(SimRank):
                     m.EpochDone(self.rank, epoch, self.per_epoch[epoch], self.rows[epoch], 0, len(left) * ROWS,
                                 self.counts[f"padded {epoch}"], repeated // ROWS, repeated)
                 )  # fmt: skip
+                if epoch % 2:
+                    self.ask(epoch + 1)
                 return True
             case StreamEnded():
                 return self.leave()
@@ -292,12 +316,15 @@ class Simulation:
         self.tail = 0
         self.balanced: list[m.EpochBalanced] = []
         self.outcome: m.Action | None = None
+        self.asked: dict[RankId, list[tuple[BatchId, Tail | None]]] = {}
+        self.records: list[tuple[m.Record, dict[RankId, list[tuple[BatchId, Tail | None]]]]] = []
+        order_seed = seed if plan.orders is None else plan.orders
         orders = [
-            random.Random(f"{seed} {epoch}").sample(range(len(plan.splits)), len(plan.splits))
+            random.Random(f"{order_seed} {epoch}").sample(range(len(plan.splits)), len(plan.splits))
             for epoch in range(plan.epochs)
         ]
         rows = [batches * ROWS for batches in plan.splits]
-        self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows), retries)
+        self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows), retries, plan.start)
         ids = [RankId(s.index, i) for s in plan.stages for i in range(s.ranks)]
         for rank in ids:
             self.add(rank)
@@ -342,6 +369,9 @@ class Simulation:
                 self.outcome = action
             elif isinstance(action, m.EpochBalanced):
                 self.balanced.append(action)
+            elif isinstance(action, m.Record):
+                whose = [rank for rank in self.asked if rank.stage == action.stage]
+                self.records.append((action, {rank: self.asked[rank] for rank in whose}))
             elif isinstance(action, m.Restart):
                 for rank in action.ranks:
                     self.add(rank)

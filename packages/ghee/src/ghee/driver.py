@@ -102,9 +102,8 @@ class Driver:
             self._endpoint = self.launcher.endpoint()
             rules = [stage.rules for stage in self.plan.stages]
             self._coordinator = Coordinator(rules, self._source_rules(), self._retries, self._start.positions)
-            self._balanced.update(
-                (edge.rules.index, e) for edge in self._coordinator.edges for e in range(self._first_epoch)
-            )
+            edges = self._coordinator.edges
+            self._balanced.update((edge.rules.index, epoch) for edge in edges for epoch in range(edges[0].first))
             self.launcher.start(worlds)
             self._start_hosted()
             self._carry_out(self._coordinator.start())
@@ -122,10 +121,6 @@ class Driver:
             self.launcher.close()
             if hasattr(self, "_endpoint"):
                 self._endpoint.close()
-
-    @property
-    def _first_epoch(self) -> int:
-        return self._coordinator.edges[0].first
 
     def _write_beginning(self) -> None:
         if self._journal is not None:

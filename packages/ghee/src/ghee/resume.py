@@ -53,8 +53,8 @@ def check_fits(journal: Journal, record: Mapping[str, Any], run: str) -> None:
             raise CheckpointError(f"run {run} has the stages {was}; this pipeline has {now}: they must be the same")
         if before["source"] != record["source"]:
             raise CheckpointError(
-                f"the input is not what run {run} read: a file has changed, or other options of read(); rows of two versions "
-                "are not mixed. Start a new run"
+                f"the input is not what run {run} read: a file has changed, or the options of read(); "
+                "rows of two versions are not mixed. Start a new run"
             )
 
 

@@ -157,8 +157,9 @@ def run(
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
     is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed:
     what was lost with it is made again from the source, and delivered once. When a rank of a loop or sink is killed, the
-    run begins again at the loops' last checkpoints (`ghee.checkpoint`), as often. `resume` goes on with an earlier run, given
-    by its id, or at the place of a `batches.state()`; numbers of replicas may differ from then, stages and input may not.
+    run begins again at the loops' last checkpoints (`ghee.checkpoint`), as often. `resume` goes on with an earlier run,
+    given by its id, or at the place of a `batches.state()`; numbers of replicas may differ from then, stages and input may
+    not.
 
     Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
     function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
@@ -173,7 +174,12 @@ def run(
         state = None if isinstance(resume, str) else resume
         folder = folder_of(resume if isinstance(resume, str) else resume["run"])
     journal = Journal(folder / "journal")
-    start = start_of(plan, journal, folder, state) if resume is not None else Start()
+    try:
+        start = start_of(plan, journal, folder, state) if resume is not None else Start()
+    except BaseException:
+        journal.close()
+        raise
+    (folder / "report.json").unlink(missing_ok=True)  # a folder without one is not removed as an old run's
     shown = _progress(folder.name) if progress or (progress is None and sys.stderr.isatty()) else None
 
     def attempt(start: Start, restarts: list[str]) -> Driver:
@@ -205,8 +211,9 @@ def resume(
 ) -> Run:
     """Go on with a run that was killed, cancelled or has failed: its pipeline as it was, from its last checkpoints.
 
-    `options` replaces options of stages, such as {"preprocess": {"replicas": 4}}. Raises CheckpointError for a run that is
-    not there, is running, has finished, or whose pipeline could not be kept (resume it with `ghee.run(pipeline, resume=id)`).
+    `options` replaces options of stages, such as {"preprocess": {"replicas": 4}}. Raises CheckpointError for a run that
+    is not there, is running, has finished, or whose pipeline could not be kept (`ghee.run(pipeline, resume=id)` goes on
+    with that one).
     """
     folder = folder_of(run_id)
     journal = Journal(folder / "journal")
