@@ -508,6 +508,7 @@ def test_functions_of_a_notebook(tmp_path):
 
 def test_the_public_names():
     assert set(ghee.__all__) == {
-        "read", "branches", "Pipeline", "run", "Run", "Batches", "Epoch", "rank", "size", "stage", "errors",
+        "read", "branches", "Pipeline", "run", "resume", "Run", "Batches", "Epoch", "checkpoint", "restored",
+        "rank", "size", "stage", "errors",
     }  # fmt: skip
     assert (ghee.rank(), ghee.size(), ghee.stage()) == (0, 1, "")

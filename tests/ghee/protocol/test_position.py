@@ -43,7 +43,8 @@ def names(delivered: list[tuple[BatchId, Tail | None]]) -> list[BatchId]:
 @pytest.mark.parametrize("crashes", [0, 2])
 def test_before_and_after_a_checkpoint_is_everything_once(shape: str, ordered: bool, crashes: int) -> None:
     checked = sum(
-        check_one(random.Random(f"{shape} {ordered} {crashes} {seed}"), seed, shape, ordered, crashes) for seed in range(CASES)
+        check_one(random.Random(f"{shape} {ordered} {crashes} {seed}"), seed, shape, ordered, crashes)
+        for seed in range(CASES)
     )
     assert checked > CASES // 2, "hardly any case had a checkpoint: the test tests nothing"
 

@@ -125,12 +125,13 @@ class Coordinator:
                 self.ledger.at(child, epoch).skipped += event.rows
             else:
                 ways[child] = Way(event.rank)
-        if not ways:
-            self._out.append(m.Discard(event.rank, event.id))
-            return
         batch = Batch(event.id, event.rows, event.size, ways, {event.rank})
         root = self.lineage.root_of(event.id)
         root.batches[event.id] = batch
+        if not ways:  # it is kept in mind all the same: it may be made again, and counts once
+            self._out.append(m.Discard(event.rank, event.id))
+            self.lineage.close_if_over(event.id[:3])
+            return
         root.open += len(ways)
         self.recovery.depends_on(event.rank, batch)
         for child in ways:
