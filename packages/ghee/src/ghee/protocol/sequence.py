@@ -18,16 +18,16 @@ class Sequence:
     def __init__(self, epoch: int, splits: int, depth: int, taken: Position | None = None) -> None:
         """`depth` is the number of functions that the batches have passed through; `taken` is passed over."""
         self._counts: dict[BatchId, int] = {(epoch,): splits}
-        self._taken: frozenset[BatchId] = frozenset()
+        self._taken = taken or Position()
         if taken is not None:
-            self._taken = taken.batches
             self._counts |= {(epoch, split): 0 for split in taken.splits}
             self._counts |= {(epoch, split, seq): 0 for split, of in taken.roots.items() for seq in of}
         self._next: list[int] = [epoch, 0, 0] + [0] * depth
 
     def counted(self, prefix: BatchId, children: int) -> None:
         """The number of children of a name has become known."""
-        if len(prefix) < len(self._next):
+        gone = prefix[1] in self._taken.splits if len(prefix) == 2 else self._taken.has_root(prefix)
+        if len(prefix) < len(self._next) and not gone:
             self._counts[prefix] = children
 
     def next(self, ready: Mapping[BatchId, object]) -> BatchId | None:
@@ -36,7 +36,7 @@ class Sequence:
             name = tuple(self._next)
             if name in ready:
                 return name
-            if name in self._taken:
+            if name in self._taken.batches:
                 self.taken()
                 continue
             if not self._pass_over():
