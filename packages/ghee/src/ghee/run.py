@@ -66,7 +66,7 @@ class Run:
                 if self._begin_again(error):
                     continue
                 self._error = error
-                how = "cancelled" if isinstance(error, CancelledError) else f"failed: {type(error).__name__}"break
+                how = "cancelled" if isinstance(error, CancelledError) else f"failed: {type(error).__name__}"
         try:
             self._journal.append(kind="end", how=how)
             self._journal.close()
