@@ -1,7 +1,8 @@
 """Kills ranks at random while they run, over many runs, and counts rows that were lost or seen twice: `python soak.py 200`.
 
-Two stages of map ranks feed a loop of two ranks and a sink; ranks of the reading and the map stage are killed with SIGKILL
-at random moments, from their start to their end. Every run must end well with every row once in every epoch.
+Two stages of map ranks feed a loop of two ranks, which makes checkpoints, and a sink of files; ranks of every stage are
+killed with SIGKILL at random moments, from their start to their end. Every run must end well with every row once in every
+epoch. (`--stages first second` kills ranks of these only.)
 """
 
 from __future__ import annotations
@@ -40,9 +41,20 @@ def second(batch: dict[str, Any]) -> Any:
     yield {"id": batch["id"][half:], "more": batch["more"][half:]}
 
 
+def ids(batch: dict[str, Any]) -> Any:
+    """What is written."""
+    return pa.record_batch({"id": batch["id"]})
+
+
 def loop(batches: Any) -> list[np.ndarray]:
-    """The ids of every epoch."""
-    return [np.concatenate([batch["id"] for batch in epoch] or [np.array([], int)]) for epoch in batches.epochs()]
+    """The ids of every epoch; goes on from its last checkpoint."""
+    seen: list[list[np.ndarray]] = ghee.restored() or [[np.array([], int)] for _ in range(EPOCHS)]
+    for epoch in batches.epochs():
+        for batch in epoch:
+            seen[epoch.number].append(batch["id"])
+            if len(seen[epoch.number]) % 10 == 0:
+                ghee.checkpoint(seen)
+    return [np.concatenate(of_epoch) for of_epoch in seen]
 
 
 def ranks_of(stages: tuple[str, ...]) -> list[int]:
@@ -65,14 +77,15 @@ def ranks_of(stages: tuple[str, ...]) -> list[int]:
 class Killer(threading.Thread):
     """Kills a random rank every now and then until it is stopped."""
 
-    def __init__(self, most: int, seed: int) -> None:
+    def __init__(self, stages: tuple[str, ...], most: int, seed: int) -> None:
         super().__init__(daemon=True)
+        self._stages = stages
         self.kills, self._most, self._random, self._end = 0, most, random.Random(seed), threading.Event()
 
     def run(self) -> None:
         """Wait, choose, kill."""
         while self.kills < self._most and not self._end.wait(self._random.uniform(0.05, 0.8)):
-            victims = ranks_of(("first", "second"))
+            victims = ranks_of(self._stages)
             if victims:
                 try:
                     os.kill(self._random.choice(victims), signal.SIGKILL)
@@ -86,13 +99,12 @@ class Killer(threading.Thread):
         self.join()
 
 
-def one_run(folder: Path, kills: int, seed: int) -> tuple[int, int, int]:
-    """One run under fire: kills made, rows lost, rows seen twice."""
-    killer = Killer(kills, seed)
+def one_run(folder: Path, out: str, stages: tuple[str, ...], kills: int, seed: int) -> tuple[int, int, int, int]:
+    """One run under fire: kills made, rows lost, rows seen twice, and how often the whole run was begun again."""
+    killer = Killer(stages, kills, seed)
     killer.start()
-    written: list[Any] = []
     ready = ghee.read(str(folder), batch_size=500, epochs=EPOCHS).map(first, replicas=2).map(second, replicas=2)
-    pipeline = ghee.branches(ready.loop(loop, replicas=2, tail="pad"), ready.write(written))
+    pipeline = ghee.branches(ready.loop(loop, replicas=2, tail="pad"), ready.map(ids).write(out, mode="overwrite"))
     try:
         run = ghee.run(pipeline, retries=1000, progress=False)
     finally:
@@ -102,10 +114,10 @@ def one_run(folder: Path, kills: int, seed: int) -> tuple[int, int, int]:
         seen = Counter(np.concatenate([rank[epoch] for rank in run.results["loop"]]).tolist())
         lost += ROWS * FILES - len(seen)
         twice += sum(count - 1 for count in seen.values())
-    out = Counter(np.concatenate([batch["id"] for batch in written]).tolist())
-    lost += ROWS * FILES - len(out)
-    twice += sum(abs(count - EPOCHS) for count in out.values())
-    return killer.kills, lost, twice
+    written = Counter(pq.read_table(out)["id"].to_pylist())
+    lost += ROWS * FILES - len(written)
+    twice += sum(abs(count - EPOCHS) for count in written.values())
+    return killer.kills, lost, twice, sum("begun again" in reason for reason in run.report.restarts)
 
 
 def main() -> int:
@@ -114,21 +126,27 @@ def main() -> int:
     parser.add_argument("kills", type=int, nargs="?", default=200)
     parser.add_argument("--each", type=int, default=12, help="kills in one run, at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", nargs="+", default=["first", "second", "ids", "loop", "write"])
     arguments = parser.parse_args()
     os.environ["GHEE_SOAK"] = str(os.getpid())
-    total = [0, 0, 0]
+    total = [0, 0, 0, 0]
     runs = 0
     with tempfile.TemporaryDirectory() as name:
         for number in range(FILES):
-            ids = np.arange(number * ROWS, (number + 1) * ROWS)
-            pq.write_table(pa.table({"id": ids}), Path(name, f"{number}.parquet"), row_group_size=3000)
+            table = pa.table({"id": np.arange(number * ROWS, (number + 1) * ROWS)})
+            Path(name, "in").mkdir(exist_ok=True)
+            pq.write_table(table, Path(name, "in", f"{number}.parquet"), row_group_size=3000)
         while total[0] < arguments.kills:
             seed = arguments.seed + runs
-            made = one_run(Path(name), min(arguments.each, arguments.kills - total[0]), seed)
+            kills = min(arguments.each, arguments.kills - total[0])
+            made = one_run(Path(name, "in"), f"{name}/out", tuple(arguments.stages), kills, seed)
             total = [a + b for a, b in zip(total, made, strict=True)]
             runs += 1
-            print(f"run {runs} (seed {seed}): {made[0]} kills, {made[1]} rows lost, {made[2]} twice", flush=True)
-    print(f"{runs} runs, {total[0]} kills: {total[1]} rows lost, {total[2]} seen twice")
+            print(
+                f"run {runs} (seed {seed}): {made[0]} kills, {made[1]} rows lost, {made[2]} twice, begun again {made[3]}",
+                flush=True,
+            )
+    print(f"{runs} runs, {total[0]} kills: {total[1]} rows lost, {total[2]} seen twice, begun again {total[3]} times")
     return 1 if total[1] or total[2] else 0
 
 

@@ -67,6 +67,7 @@ class Run:
                     continue
                 self._error = error
                 how = "cancelled" if isinstance(error, CancelledError) else f"failed: {type(error).__name__}"
+            break
         try:
             self._journal.append(kind="end", how=how)
             self._journal.close()
