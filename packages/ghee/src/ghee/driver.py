@@ -317,13 +317,9 @@ class Driver:
             self._endpoint.send(self._addresses[rank], [pickle.dumps(Instructions(actions[:ready], addresses))])
 
     @property
-    def cannot_restart_alone(self) -> bool:
-        """Whether the run failed with a rank that cannot be started again by itself: of a loop, a sink, or behind a loop."""
-        fail = self._outcome
-        if not isinstance(fail, m.Fail) or fail.rank is None:
-            return False
-        stage = self.plan.stages[fail.rank.stage]
-        return stage.kind in ("loop", "write") or stage.after_loop
+    def may_begin_again(self) -> bool:
+        """Whether the run failed with the death of a rank that could not be started again alone."""
+        return isinstance(self._outcome, m.Fail) and self._outcome.again
 
     def _error_of(self, fail: m.Fail) -> BaseException:
         if fail.kind == "user":

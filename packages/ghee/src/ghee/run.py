@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ghee.driver import Driver
-from ghee.errors import CancelledError, CheckpointError, PipelineError, RankKilledError
+from ghee.errors import CancelledError, CheckpointError, PipelineError
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
 from ghee.pipeline import Pipeline, override
@@ -85,9 +85,7 @@ class Run:
         given_away = any(stage.kind == "write" and stage.hosted for stage in self._plan.stages)
         if given_away or getattr(self._plan.source, "read_once", False):
             return False
-        if not (isinstance(error, RankKilledError) and self._driver.cannot_restart_alone):
-            return False
-        if self._cancelled or not self._restarts_left:
+        if not self._driver.may_begin_again or self._cancelled or not self._restarts_left:
             return False
         self._restarts_left -= 1
         start = start_of(self._plan, self._journal, self.folder)

@@ -272,12 +272,13 @@ class Finish(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """Told to the driver itself: the run cannot go on."""
+    """Told to the driver itself: the run cannot go on. `again`: it could, from its checkpoints, with all ranks started anew."""
 
     kind: str
     message: str
     rank: RankId | None = None
     error: bytes | None = None
+    again: bool = False
 
 
 Event = (

@@ -55,7 +55,7 @@ class Recovery:
         edge = self._edges[rank.stage]
         world = edge.world_of(rank)
         if edge.is_consumer or edge.rules.after_loop:  # what a loop has made cannot be made again
-            return [] if rank in edge.returned else [m.Fail("died", reason, rank)]
+            return [] if rank in edge.returned else [m.Fail("died", reason, rank, again=died.killed)]
         number = rank.index // edge.rules.world
         before = edge.restarts.get(number, 0)
         if not died.killed or before == self.retries:
