@@ -272,7 +272,7 @@ class Finish(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """Told to the driver itself: the run cannot go on. `again`: it could, from its checkpoints, with all ranks started anew."""
+    """Told to the driver itself: the run cannot go on. `again`: but from its checkpoints, with all ranks started anew."""
 
     kind: str
     message: str
