@@ -184,7 +184,7 @@ class Coordinator:
         batch = edge.held[event.rank].get(event.id)
         if batch is not None and batch.ways[event.rank.stage].status is Status.SENT:
             self._out.extend(self.recovery.arrived(batch, event.rank.stage))
-            if edge.shared and len(edge.ranks) > 1:
+            if edge.shared:
                 self._arrived(edge, event.id[0], event.rank)
 
     def _arrived(self, edge: Edge, epoch: int, rank: RankId) -> None:
@@ -353,7 +353,7 @@ class Coordinator:
                 edge.rounds(edge.epoch).deal(to)
             if to in edge.returned:
                 self._skip(edge, ready)
-                if len(edge.ranks) > 1:
+                if edge.shared:
                     self._arrived(edge, edge.epoch, to)
             else:
                 self._send(edge, ready, to)

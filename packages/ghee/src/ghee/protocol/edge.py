@@ -59,7 +59,7 @@ class Edge:
         """The edge begins in epoch `first`; `taken` is what its consumer took of it in an earlier run."""
         self.rules = rules
         self.first = first
-        self.taken = taken
+        self.taken = None if taken == Position() else taken
         self.splits = splits
         self.epochs = epochs + rules.after_loop
         self.ranks = [RankId(rules.index, index) for index in range(rules.ranks)]
@@ -82,8 +82,8 @@ class Edge:
 
     @property
     def shared(self) -> bool:
-        """Whether all ranks must get the same number of batches."""
-        return self.rules.kind == "loop"
+        """Whether several ranks must get the same number of batches."""
+        return self.rules.kind == "loop" and self.rules.ranks > 1
 
     @property
     def is_consumer(self) -> bool:

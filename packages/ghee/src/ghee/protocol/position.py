@@ -123,6 +123,9 @@ class Tracker:
 
     def taken(self, rank: RankId, name: BatchId) -> None:
         """The rank is done with a batch. Raises Uneven if it has passed a step at which others made a checkpoint."""
+        if len(self._ranks) == 1:  # no other rank to wait for
+            self._keep(name)
+            return
         at = self._at[rank] = Step(name[0], self._at[rank].number + 1 if self._at[rank].epoch == name[0] else 1)
         self._check_not_past(rank, at)
         names = self._rounds.setdefault(at, [])
@@ -190,7 +193,11 @@ class Tracker:
                 self._open[root] -= 1
                 if not self._open[root]:
                     del self._open[root]
-                self._batches.setdefault(root, set()).add(name)
+                self._keep(name)
+
+    def _keep(self, name: BatchId) -> None:
+        """The batch is before whatever position can be asked for; once its root is over, that is kept in mind instead."""
+        self._batches.setdefault(name[:3], set()).add(name)
         if len(self._batches) > self._prune_at:
             self._batches = {root: names for root, names in self._batches.items() if not self._is_over(root)}
             self._prune_at = 1024 + 2 * len(self._batches)

@@ -41,7 +41,7 @@ class Rounds:
 
     def unpark(self, rank: RankId) -> None:
         """The rank has given credit back."""
-        if rank in self._parked:
+        if self._parked and rank in self._parked:
             self._parked.remove(rank)
             self._open[rank] = None
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
+
+MESSAGE_BYTES = 256 << 10
+"""Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""
 
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
@@ -160,6 +164,8 @@ class TransferManager:
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
+        self._parcels: defaultdict[str, list[tuple[Arrived, Sequence[Buffer]]]] = defaultdict(list)
+        self._parcels_size: dict[str, int] = {}
         self._task: bytes | None = None
         self._recorded = 0
         self._stopped = False
@@ -356,8 +362,13 @@ class TransferManager:
 
     def _on_message(self, frames: Message) -> None:
         message = pickle.loads(frames[0])
-        if isinstance(message, Arrived):
-            self._on_arrived(message, frames[1:])
+        if isinstance(message, list):
+            at = 1
+            for arrived, count in message:
+                self._on_arrived(arrived, frames[at : at + count])
+                at += count
+            with self._changed:
+                self._changed.notify_all()
         elif isinstance(message, Instructions):
             self._on_instructions(message)
         elif isinstance(message, bytes):
@@ -384,7 +395,6 @@ class TransferManager:
                 self._delivery.arrived_again(arrived)
             else:
                 self._delivery.arrived(arrived.id[0], arrived.place, arrived)
-            self._changed.notify_all()
 
     def _on_instructions(self, instructions: Instructions) -> None:
         self._addresses.update(instructions.addresses)
@@ -394,6 +404,8 @@ class TransferManager:
         with self._changed:
             for action in instructions.actions:
                 self._on_action(action)
+            for address in list(self._parcels):
+                self._dispatch_all(address)
             self._stopped = self._stopped or instructions.stop
             self._changed.notify_all()
 
@@ -437,7 +449,19 @@ class TransferManager:
             action.id, parcel.rows, parcel.size, action.place, action.fill, action.redo, parcel.header,
             self.rank, self._endpoint.address, note, [],
         )  # fmt: skip
-        self._endpoint.send(to, [pickle.dumps(head), *frames])
+        parcels = self._parcels[to]
+        parcels.append((head, frames))
+        self._parcels_size[to] = self._parcels_size.get(to, 0) + sum(len(frame) for frame in frames)
+        if self._parcels_size[to] >= MESSAGE_BYTES:
+            self._dispatch_all(to)
+
+    def _dispatch_all(self, address: str) -> None:
+        """Send what is to go to a rank, as one message."""
+        parcels = self._parcels.pop(address, [])
+        self._parcels_size.pop(address, None)
+        if parcels:
+            heads = [(head, len(frames)) for head, frames in parcels]
+            self._endpoint.send(address, [pickle.dumps(heads), *(frame for _, frames in parcels for frame in frames)])
 
     def _pass_on(self) -> None:
         """Send copies of batches in the inbox to the ranks for which the tail has none, once they have arrived here."""
@@ -447,4 +471,5 @@ class TransferManager:
             views = [memoryview(buffer) for buffer in arrived.buffers]
             parcel = self._store.put(Encoded(arrived.header, views, arrived.rows), 1)
             self._dispatch(action, parcel)
+            self._dispatch_all(self._addresses[action.to])
             self._store.drop(parcel)
