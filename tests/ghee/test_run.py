@@ -506,6 +506,28 @@ def test_functions_of_a_notebook(tmp_path):
     assert "came back (60, '__main__')" in shell.stdout, shell.stdout + shell.stderr
 
 
+@pytest.mark.parametrize("on", ["inline", "local"])
+def test_a_batch_larger_than_the_credit_passes_with_a_warning(on, capfd):
+    def large(batch):
+        return {"x": np.full(1 << 18, batch["x"][0])}
+
+    def total(batches):
+        return sum(float(batch["x"][0]) * len(batch["x"]) for batch in batches)
+
+    batches = [{"x": np.array([float(number)])} for number in range(5)]
+    pipeline = ghee.read(batches).map(large, credit="1Mi").loop(total, credit="1Mi")
+    said = "a batch of 2Mi from stage 'large' is larger than its credit of 1Mi"
+    if on == "inline":
+        with pytest.warns(RuntimeWarning, match=said) as warned:
+            run = ghee.run(pipeline, on=on, progress=False)
+        assert len(warned) == 1
+    else:
+        run = ghee.run(pipeline, on=on, progress=False)
+        told = capfd.readouterr()
+        assert (told.out + told.err).count(said) == 1
+    assert run.result == 10 * (1 << 18)
+
+
 def test_the_public_names():
     assert set(ghee.__all__) == {
         "read", "branches", "Pipeline", "run", "resume", "Run", "Batches", "Epoch", "checkpoint", "restored",

@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ghee.errors import BatchError, CancelledError
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import BatchId
+from ghee.resources import format_bytes
 from ghee.stream import Batches
 from ghee.task import RankTask
 from ghee.transfer.manager import Arrived, TransferManager
@@ -139,9 +141,24 @@ def _apply(
         if outputs and not redo:
             manager.wait_for_room(name if ordered else name[:1])
         rows_out += manager.emit((*name, outputs), result)
+        _warn_of_large(manager, context.stage())
         outputs += 1
     manager.times.worked += time.perf_counter() - began - (manager.times.waited_room - waited)
     manager.tell(m.Finished(manager.rank, name, rows, rows_out, outputs, redo))
+
+
+def _warn_of_large(manager: TransferManager, stage: str) -> None:
+    """Say once that a batch is larger than all credit: it passes, but nothing passes beside it."""
+    room = manager.room
+    if manager.largest > room and not manager.has_warned:
+        manager.has_warned = True
+        warnings.warn(
+            f"a batch of {format_bytes(manager.largest)} from stage {stage!r} is larger than its credit of "
+            f"{format_bytes(room)}: such batches pass one at a time, and memory holds them whole; make smaller batches "
+            f"(batch_size=) or give the stages more credit (credit={format_bytes(2 * manager.largest)!r})",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _run_read(manager: TransferManager, task: RankTask, place: _Where) -> None:
@@ -268,6 +285,7 @@ def _send_all(manager: TransferManager, task: RankTask, batches: Batches, result
             return stop.value
         manager.wait_for_room((batches.epoch,))
         manager.emit((batches.epoch, -manager.rank.stage, manager.rank.index, number), batch)
+        _warn_of_large(manager, task.stage)
         number += 1
 
 

@@ -150,6 +150,9 @@ class TransferManager:
     def __init__(self, rank: RankId, endpoint: Endpoint, store: Store, driver: str) -> None:
         self.rank = rank
         self.times = Times()
+        self.largest = 0
+        """Bytes of the largest batch that was made here."""
+        self.has_warned = False
         self._endpoint, self._store, self._driver = endpoint, store, driver
         self._settings = Settings(0, 1)
         self._delivery: Delivery[Arrived] = Delivery(False, False)
@@ -196,6 +199,11 @@ class TransferManager:
         """Queue events for the driver."""
         self._events.extend(events)
         self._signal()
+
+    @property
+    def room(self) -> int:
+        """Bytes that the outbox takes before the function has to wait."""
+        return self._settings.room
 
     def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
         """For a reading rank: what to do next."""
@@ -276,6 +284,7 @@ class TransferManager:
         parcel = self._store.put(encode(batch), self._settings.receivers)
         with self._changed:
             self._outbox.add(name, parcel)
+        self.largest = max(self.largest, parcel.size)
         self.times.batches_out += 1
         self.times.rows_out += parcel.rows
         self.times.bytes_out += parcel.size
