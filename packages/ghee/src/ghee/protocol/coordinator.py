@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 
 from ghee.protocol import messages as m
+from ghee.protocol.branches import Branches
 from ghee.protocol.edge import Edge, SourceRules, StageRules
 from ghee.protocol.ledger import Ledger
 from ghee.protocol.lineage import Batch, Lineage, Status, Way
@@ -38,6 +39,8 @@ class Coordinator:
         self.lineage = Lineage()
         self.splits = Splits(source, lambda key: frozenset(self.lineage.finished.get(key, ())))
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
+        self.branches = Branches(self.recovery, self._skip)
+        self.first_failure: m.Fail | None = None
         self.finished = False
         self._tally: dict[tuple[RankId, int], int] = {}
         self._out: list[Action] = []
@@ -60,7 +63,8 @@ class Coordinator:
 
     def _is_alive(self, rank: RankId) -> bool:
         """What a dead rank had said last is as if it had not been said: it was lost with it."""
-        return self.edges[rank.stage].ranks[rank.index].life == rank.life
+        edge = self.edges[rank.stage]
+        return edge.ranks[rank.index].life == rank.life and not edge.failed
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,9 +191,10 @@ class Coordinator:
 
     def _balance(self, epoch: int) -> None:
         """The epoch is over where batches end: by now nothing of it will be made again, so all stages must balance."""
-        if any(edge.is_consumer and len(edge.done.get(epoch, ())) < len(edge.ranks) for edge in self.edges):
+        consumers = [edge for edge in self.edges if edge.is_consumer and not edge.failed]
+        if any(len(edge.done.get(epoch, ())) < len(edge.ranks) for edge in consumers):
             return
-        for stage in range(len(self.stages)):
+        for stage in (edge.rules.index for edge in self.edges if not edge.failed):
             problems = self.ledger.problems(stage, epoch)
             if problems:
                 self._fail("ledger", f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
@@ -201,10 +206,17 @@ class Coordinator:
         edge.returned.add(event.rank)
         for name in list(edge.held[event.rank]):
             self._take_in(event.rank, name)
+        self._left(edge)
+
+    def _left(self, edge: Edge) -> None:
+        """A rank has left a stage: nothing is wanted any more where all have."""
         if edge.abandoned:
             for batch in [batch for ready in edge.ready.values() for batch in ready.values()]:
                 edge.ready[batch.id[0]].pop(batch.id)
                 self._skip(edge, batch)
+            for batch in [batch for missed in edge.missed.values() for batch in missed.values()]:
+                self._skip(edge, batch)
+            edge.missed.clear()
             self.recovery.abandon(edge)
         ends = [e for e in self.edges if not self.children[e.rules.index]]
         nothing_more_wanted = all(e.abandoned and not e.complete for e in ends)
@@ -213,13 +225,35 @@ class Coordinator:
             self._out.append(m.Finish())
 
     def _on_failed(self, event: m.Failed) -> None:
-        self.finished = True
-        self._out.append(m.Fail("user", "a function raised", event.rank, event.error))
+        self._end_or_go_on(event.rank, m.Fail("user", "a function raised", event.rank, event.error))
 
     def _on_died(self, event: m.Died) -> None:
+        edge = self.edges[event.rank.stage]
+        if edge.rules.may_fail and event.rank not in edge.returned:
+            self._end_or_go_on(event.rank, m.Fail("died", event.reason, event.rank))
+            return
         actions = self.recovery.bury(event)
         self.finished = any(isinstance(action, m.Fail) for action in actions)
         self._out.extend(actions)
+
+    def _end_or_go_on(self, rank: RankId, cause: m.Fail) -> None:
+        """A stage has failed. The run goes on where other branches may; when the last has failed, the first is the cause."""
+        edge = self.edges[rank.stage]
+        self.first_failure = self.first_failure or cause
+        if not edge.rules.may_fail or all(e.failed for e in self.edges if e.rules.may_fail and e is not edge):
+            self.finished = True
+            self._out.append(self.first_failure if edge.rules.may_fail else cause)
+            return
+        edge.failed = True
+        self._out.append(m.GaveUp(rank.stage, cause))
+        for other in edge.ranks:
+            edge.returned.add(other)
+            for name in list(edge.held[other]):
+                self._take_in(other, name)
+        self._left(edge)
+        for epoch in range(edge.epochs):
+            if not self.finished:
+                self._balance(epoch)
 
     def _fail(self, kind: str, message: str) -> None:
         self.finished = True
@@ -232,13 +266,22 @@ class Coordinator:
         self._out.extend(self.splits.hand_out(self.edges[0].ranks))
         self._tell_ends(self.edges[0])
         for edge in self.edges[1:]:
+            self._advance(edge)
+        for edge in self.edges[1:]:
+            passed = self.branches.pass_over(edge)
+            self._out.extend(passed)
+            if edge.rules.when_slow is not m.WhenSlow.WAIT:
+                self._advance(edge)
+
+    def _advance(self, edge: Edge) -> None:
+        self._give_away(edge)
+        while not self.finished and self._may_close(edge):
+            self._settle_tail(edge)
+            if self.finished:
+                return
+            edge.go_on()
             self._give_away(edge)
-            while self._may_close(edge):
-                self._settle_tail(edge)
-                if self.finished:
-                    return
-                edge.go_on()
-                self._give_away(edge)
+        if not self.finished:
             self._tell_ends(edge)
 
     def _may_close(self, edge: Edge) -> bool:
@@ -247,6 +290,7 @@ class Coordinator:
             edge.epoch < edge.epochs
             and not edge.ready.get(edge.epoch)
             and not edge.lost.get(edge.epoch)
+            and not edge.missed.get(edge.epoch)
             and self._stage_ended(self.edges[edge.rules.parent], edge.epoch)
         )
 
@@ -310,9 +354,7 @@ class Coordinator:
         """Nobody at this edge wants the batch."""
         self.ledger.at(edge.rules.index, batch.id[0]).skipped += batch.rows
         self.lineage.done(batch, edge.rules.index)
-        sender = batch.ways[edge.rules.index].sender
-        if not batch.is_wanted_of(sender):
-            self._out.append(m.Discard(sender, batch.id))
+        self._out.extend(self.recovery.let_go(batch, batch.ways[edge.rules.index].sender))
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -30,6 +30,14 @@ class Tail(StrEnum):
     ERROR = "error"  # the run fails
 
 
+class WhenSlow(StrEnum):
+    """What becomes of a batch that a branch cannot take yet, when every other branch has taken it."""
+
+    WAIT = "wait"  # it stays where it was made, which holds the other branches up
+    SKIP = "skip"  # it goes past this branch; counted as skipped
+    REREAD = "reread"  # it goes past, and is made again for this branch alone when there is room for it
+
+
 # ── events: a rank tells the driver ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -231,6 +239,13 @@ class EpochBalanced(NamedTuple):
 
     stage: int
     epoch: int
+
+
+class GaveUp(NamedTuple):
+    """Told to the driver itself: a branch has failed, and the run goes on without it."""
+
+    stage: int
+    cause: Fail
 
 
 class Finish(NamedTuple):
