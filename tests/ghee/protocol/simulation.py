@@ -22,7 +22,10 @@ SIZE = 100
 
 @dataclass
 class Plan:
-    """What is simulated: batches by split, outputs of each function, and how many batches a loop takes before it returns."""
+    """What is simulated: batches by split, outputs of each function, and how many batches a loop takes before it returns.
+
+    `slow`: stages whose ranks seldom get a turn; `fails`: a loop that leaves raises instead of returning.
+    """
 
     stages: list[StageRules]
     splits: list[int]
@@ -31,6 +34,8 @@ class Plan:
     room: int = 3 * SIZE
     leaves: dict[RankId, int] = field(default_factory=dict)
     crashes: int = 0
+    slow: tuple[int, ...] = ()
+    fails: bool = False
 
 
 class SimRank:
@@ -245,7 +250,14 @@ class Consumer(SimRank):
     def step(self) -> bool:
         if self.returned:
             return False
+        if self.rank.stage in self.sim.plan.slow and self.sim.random.random() < 0.9:
+            self.sim.slowed = True
+            return False
         if self.sim.plan.leaves.get(self.rank, 1 << 30) <= len(self.delivered):
+            if self.sim.plan.fails:
+                self.returned = True
+                self.tell(m.Failed(self.rank, b""))
+                return True
             return self.leave()
         match self.delivery.next():
             case Deliver((action, rows)):
@@ -292,6 +304,8 @@ class Simulation:
         self.tail = 0
         self.balanced: list[m.EpochBalanced] = []
         self.outcome: m.Action | None = None
+        self.gave_up: list[m.GaveUp] = []
+        self.slowed = False
         orders = [
             random.Random(f"{seed} {epoch}").sample(range(len(plan.splits)), len(plan.splits))
             for epoch in range(plan.epochs)
@@ -342,6 +356,8 @@ class Simulation:
                 self.outcome = action
             elif isinstance(action, m.EpochBalanced):
                 self.balanced.append(action)
+            elif isinstance(action, m.GaveUp):
+                self.gave_up.append(action)
             elif isinstance(action, m.Restart):
                 for rank in action.ranks:
                     self.add(rank)
@@ -372,7 +388,8 @@ class Simulation:
             if self.crashes and self.random.random() < 0.03:
                 moves.append(self.crash)
             self.random.shuffle(moves)
-            assert any(move() for move in moves), "the run is stuck: nothing can move"
+            self.slowed = False
+            assert any(move() for move in moves) or self.slowed, "the run is stuck: nothing can move"
             used = max(max(edge.credit.used.values(), default=0) for edge in self.coordinator.edges)
             self.most_held = max(self.most_held, used)
         return self.outcome

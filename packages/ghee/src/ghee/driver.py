@@ -52,6 +52,7 @@ class Driver:
     ) -> None:
         self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
         self.results: dict[RankId, bytes] = {}
+        self.failures: dict[int, BaseException] = {}
         self._retries = retries
         self._restarts: list[str] = []
         self._observe = observe
@@ -240,6 +241,8 @@ class Driver:
                 self._outcome = action
             elif isinstance(action, m.Restart):
                 self._restart(action)
+            elif isinstance(action, m.GaveUp):
+                self._give_up(action)
             else:
                 by_rank[action.rank].append(action)
         for rank, of_rank in by_rank.items():
@@ -260,6 +263,17 @@ class Driver:
         stage, size = self.plan.stages[first.stage], len(action.ranks)
         self._restarts.append(action.reason.splitlines()[0])
         self.launcher.start([World(first.stage, stage.name, first.index // size, first.index, size, first.life)])
+        for address in self._addresses.values():
+            self._endpoint.send(address, [pickle.dumps(Instructions([], {}, gone=tuple(gone)))])
+
+    def _give_up(self, action: m.GaveUp) -> None:
+        """A branch has failed: stop its ranks and go on without them."""
+        self.failures[action.stage] = self._error_of(action.cause)
+        gone = []
+        for rank in [rank for rank in self._addresses if rank.stage == action.stage]:
+            address = self._addresses.pop(rank)
+            self._endpoint.send(address, [pickle.dumps(Instructions([], {}, stop=True))])
+            gone.append(address)
         for address in self._addresses.values():
             self._endpoint.send(address, [pickle.dumps(Instructions([], {}, gone=tuple(gone)))])
 
@@ -333,12 +347,17 @@ class Driver:
         ends = [s.index for s in self.plan.stages if not self._coordinator.children[s.index]]
         firsts = [t.first_batch for r, t in list(self._times.items()) if r.stage in ends and t.first_batch]
         edges = self._coordinator.edges
-        expected = sum(edge.epochs for edge in edges)
+        expected = sum(edge.epochs for edge in edges if not edge.failed)
+        failures = [
+            f"{self.plan.stages[stage].name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            for stage, error in list(self.failures.items())
+        ]
         limit, advice = find_limit(stages, [stage.parent for stage in self.plan.stages])
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
-            len(self._balanced) == expected, stages, limit, advice, list(self._restarts),
+            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit, advice,
+            list(self._restarts), failures,
         )  # fmt: skip
 
 

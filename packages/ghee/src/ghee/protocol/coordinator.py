@@ -268,10 +268,10 @@ class Coordinator:
         for edge in self.edges[1:]:
             self._advance(edge)
         for edge in self.edges[1:]:
-            passed = self.branches.pass_over(edge)
-            self._out.extend(passed)
             if edge.rules.when_slow is not m.WhenSlow.WAIT:
+                self._out.extend(self.branches.pass_over(edge))
                 self._advance(edge)
+                self._out.extend(self.splits.hand_out(self.edges[0].ranks))  # what the branch has missed
 
     def _advance(self, edge: Edge) -> None:
         self._give_away(edge)

@@ -262,4 +262,4 @@ class Fail(NamedTuple):
 
 
 Event = Joined | Idle | Made | Finished | SplitDone | Accepted | Recalled | Consumed | EpochDone | Returned | Failed | Died
-Action = Read | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Restart | Finish | Fail
+Action = Read | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Restart | GaveUp | Finish | Fail
