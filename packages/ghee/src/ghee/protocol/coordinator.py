@@ -215,7 +215,8 @@ class Coordinator:
                 edge.ready[batch.id[0]].pop(batch.id)
                 self._skip(edge, batch)
             for batch in [batch for missed in edge.missed.values() for batch in missed.values()]:
-                self._skip(edge, batch)
+                self.ledger.at(edge.rules.index, batch.id[0]).skipped += batch.rows
+                self.lineage.done(batch, edge.rules.index)  # its maker has thrown it away when it went past
             edge.missed.clear()
             self.recovery.abandon(edge)
         ends = [e for e in self.edges if not self.children[e.rules.index]]
