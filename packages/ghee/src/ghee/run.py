@@ -81,8 +81,8 @@ class Run:
     def result(self) -> Any:
         """What came of it: what rank 0 of the last loop returned, or what was written to. Waits for the end.
 
-        Where the pipeline has several ends, a dict of these by the names of the last stages; a branch that has failed has its
-        exception there.
+        Where the pipeline has several ends, a dict of these by the names of the last stages; in the place of a branch that
+        has failed stands its exception.
         """
         results = self.results | {name: [error] for name, error in self.failures.items()}
         parents = {stage.parent for stage in self._plan.stages}
