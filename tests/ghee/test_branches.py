@@ -60,7 +60,7 @@ def test_preprocessing_is_done_once_whatever_the_number_of_trials(trials, on, tm
 
 @pytest.mark.parametrize("on", ["inline", "local"])
 def test_a_trial_that_fails_does_not_stop_the_others(on):
-    ready = ghee.read(source()).map(dict)
+    ready = ghee.read(source()).map(lambda batch: batch)
     run = ghee.run(ghee.branches(ready.loop(fails_after_three, name="bad"), ready.loop(total, name="good")), on=on)
     assert run.result["good"] == EXPECTED
     assert isinstance(run.result["bad"], ValueError)

@@ -30,7 +30,8 @@ class Way:
 
     `sender` has it in its outbox or was told to send it. `redo`: it had been at a rank that died, so no count of an
     epoch includes it. `recalled`: its sender has died and it is not known yet whether it has arrived; `spare` is a rank
-    that has made it again meanwhile. `missed`: it went past the stage once and is made again for it, so it goes past no more.
+    that has made it again meanwhile. `missed`: it went past the stage once and is made again for it, so it goes past
+    no more.
     """
 
     sender: RankId
