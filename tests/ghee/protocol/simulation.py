@@ -23,7 +23,10 @@ SIZE = 100
 
 @dataclass
 class Plan:
-    """What is simulated: batches by split, outputs of each function, and how many batches a loop takes before it returns."""
+    """What is simulated: batches by split, outputs of each function, and how many batches a loop takes before it returns.
+
+    `slow`: stages whose ranks seldom get a turn; `fails`: a loop that leaves raises instead of returning.
+    """
 
     stages: list[StageRules]
     splits: list[int]
@@ -38,6 +41,8 @@ class Plan:
     number: int = 0
     orders: int | None = None
     """The seed of the order of the splits; None: that of the simulation."""
+    slow: tuple[int, ...] = ()
+    fails: bool = False
 
 
 class SimRank:
@@ -265,7 +270,14 @@ class Consumer(SimRank):
     def step(self) -> bool:
         if self.returned or self.recorded < self.number:
             return False
+        if self.rank.stage in self.sim.plan.slow and self.sim.random.random() < 0.9:
+            self.sim.slowed = True
+            return False
         if self.sim.plan.leaves.get(self.rank, 1 << 30) <= len(self.delivered):
+            if self.sim.plan.fails:
+                self.returned = True
+                self.tell(m.Failed(self.rank, b""))
+                return True
             return self.leave()
         match self.delivery.next():
             case Deliver((action, rows)):
@@ -319,6 +331,8 @@ class Simulation:
         self.asked: dict[RankId, list[tuple[BatchId, Tail | None]]] = {}
         self.records: list[tuple[m.Record, dict[RankId, list[tuple[BatchId, Tail | None]]]]] = []
         order_seed = seed if plan.orders is None else plan.orders
+        self.gave_up: list[m.GaveUp] = []
+        self.slowed = False
         orders = [
             random.Random(f"{order_seed} {epoch}").sample(range(len(plan.splits)), len(plan.splits))
             for epoch in range(plan.epochs)
@@ -372,6 +386,8 @@ class Simulation:
             elif isinstance(action, m.Record):
                 whose = [rank for rank in self.asked if rank.stage == action.stage]
                 self.records.append((action, {rank: self.asked[rank] for rank in whose}))
+            elif isinstance(action, m.GaveUp):
+                self.gave_up.append(action)
             elif isinstance(action, m.Restart):
                 for rank in action.ranks:
                     self.add(rank)
@@ -402,7 +418,8 @@ class Simulation:
             if self.crashes and self.random.random() < 0.03:
                 moves.append(self.crash)
             self.random.shuffle(moves)
-            assert any(move() for move in moves), "the run is stuck: nothing can move"
+            self.slowed = False
+            assert any(move() for move in moves) or self.slowed, "the run is stuck: nothing can move"
             used = max(max(edge.credit.used.values(), default=0) for edge in self.coordinator.edges)
             self.most_held = max(self.most_held, used)
         return self.outcome

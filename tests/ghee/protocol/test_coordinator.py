@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import SIZE, Plan, Simulation
+from simulation import ROWS, SIZE, Plan, Simulation
 
 from ghee.protocol import messages as m
 from ghee.protocol.edge import StageRules
@@ -192,3 +192,83 @@ def test_the_cost_of_a_batch_does_not_grow_with_the_ranks(ranks: int) -> None:
     credit.has_room = counted  # type: ignore[method-assign]
     sim.run()
     assert looks < 4 * 256
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    splits, st.integers(1, 2), st.integers(0, 2), st.integers(1, 3), st.integers(1, 3),
+    st.sampled_from(m.WhenSlow), st.integers(0, 3), seeds,
+)  # fmt: skip
+def test_a_slow_branch_is_waited_for_or_skips_or_has_what_it_missed_made_again(
+    splits: list[int], readers: int, mappers: int, loops: int, epochs: int, slow: m.WhenSlow, crashes: int, seed: int
+) -> None:
+    stages = [StageRules(0, "read", None, readers)]
+    if mappers:
+        stages.append(StageRules(1, "map", 0, mappers, 2 * SIZE, 8, depth=1))
+    path = list(range(len(stages)))
+    parent, depth = len(stages) - 1, len(stages)
+    stages += [
+        StageRules(parent + 1, "loop", parent, loops, SIZE, depth=depth, when_slow=slow),
+        StageRules(parent + 2, "loop", parent, 2, 2 * SIZE, depth=depth, tail=Tail.PAD),
+    ]
+    sim = Simulation(Plan(stages, splits, epochs, outputs(seed), crashes=crashes, slow=(parent + 1,)), seed, retries=10)
+    assert isinstance(sim.run(), m.Finish), sim.outcome
+    made = made_at(sim, path)
+    fast = Counter(name for rank in sim.delivered(parent + 2) for name, fill in rank if fill is None)
+    assert fast == made
+    by_rank = sim.delivered(parent + 1)
+    mine = Counter(name for rank in by_rank for name, _ in rank)
+    skipped = sum(sim.coordinator.ledger.at(parent + 1, epoch).skipped for epoch in range(epochs)) // ROWS
+    assert mine <= made
+    assert mine.total() + sim.tail + skipped == made.total()
+    assert slow is m.WhenSlow.SKIP or not skipped
+    for epoch in range(epochs):
+        assert len({sum(name[0] == epoch for name, _ in rank) for rank in by_rank}) == 1
+    assert {(b.stage, b.epoch) for b in sim.balanced} == {(s, e) for s in range(len(stages)) for e in range(epochs)}
+
+
+@pytest.mark.parametrize("slow", list(m.WhenSlow))
+def test_a_branch_that_takes_nothing_holds_the_other_up_only_where_it_is_waited_for(slow: m.WhenSlow) -> None:
+    stages = [
+        StageRules(0, "read", None, 1),
+        StageRules(1, "loop", 0, 1, SIZE, depth=1, when_slow=slow),
+        StageRules(2, "loop", 0, 1, SIZE, depth=1),
+    ]
+    sim = Simulation(Plan(stages, [9] * 4, 1), 5)
+    stuck, fast = sim.ranks[RankId(1, 0)], sim.ranks[RankId(2, 0)]
+    step, stuck.step = stuck.step, lambda: False  # type: ignore[attr-defined, method-assign]
+    with pytest.raises(AssertionError, match="stuck"):
+        sim.run()
+    assert (len(fast.delivered) == 36) == (slow is not m.WhenSlow.WAIT)  # type: ignore[attr-defined]
+    stuck.step = step  # type: ignore[attr-defined]
+    assert isinstance(sim.run(), m.Finish)
+    assert len(stuck.delivered) == (1 if slow is m.WhenSlow.SKIP else 36)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=150, deadline=None)
+@given(splits, st.integers(1, 3), st.integers(1, 2), st.integers(0, 9), st.sampled_from(m.WhenSlow), seeds)
+def test_a_branch_that_fails_does_not_stop_the_others(
+    splits: list[int], loops: int, epochs: int, after: int, slow: m.WhenSlow, seed: int
+) -> None:
+    stages = [
+        StageRules(0, "read", None, 2),
+        StageRules(1, "loop", 0, loops, SIZE, depth=1, may_fail=True, when_slow=slow),
+        StageRules(2, "loop", 0, 2, 2 * SIZE, depth=1, may_fail=True, tail=Tail.PAD),
+        StageRules(3, "loop", 0, 1, 2 * SIZE, depth=1, may_fail=True),
+    ]
+    fails = {RankId(1, 0): after, RankId(3, 0): after + 3}
+    sim = Simulation(Plan(stages, splits, epochs, outputs(seed), leaves=fails, fails=True), seed)
+    assert isinstance(sim.run(), m.Finish), sim.outcome
+    real = Counter(name for rank in sim.delivered(2) for name, fill in rank if fill is None)
+    assert real == made_at(sim, [0])
+    assert {(2, epoch) for epoch in range(epochs)} <= {(b.stage, b.epoch) for b in sim.balanced}
+
+
+def test_when_every_branch_has_failed_the_run_fails_with_the_first() -> None:
+    stages = [StageRules(0, "read", None, 1)]
+    stages += [StageRules(index, "loop", 0, 1, SIZE, depth=1, may_fail=True) for index in (1, 2)]
+    sim = Simulation(Plan(stages, [5], 1, leaves={RankId(1, 0): 3, RankId(2, 0): 0}, fails=True), 3)
+    outcome = sim.run()
+    assert isinstance(outcome, m.Fail)
+    assert sim.gave_up
+    assert outcome == sim.gave_up[0].cause

@@ -84,7 +84,7 @@ def _show(handle: Run) -> int:
     for stage, results in handle.results.items():
         if results[0] is not None:
             print(f"{stage} returned {results[0]!r}")
-    return 0
+    return RUN_FAILED if handle.failures else 0
 
 
 def describe(error: BaseException) -> str:

@@ -59,6 +59,7 @@ class Driver:
         """`restarts` says why the run was started again before."""
         self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
         self.results: dict[RankId, bytes] = {}
+        self.failures: dict[int, BaseException] = {}
         self._retries = retries
         self._start = start or Start()
         self._journal = journal
@@ -275,6 +276,8 @@ class Driver:
                 self._restart(action)
             elif isinstance(action, m.Record):
                 self._record(action)
+            elif isinstance(action, m.GaveUp):
+                self._give_up(action)
             else:
                 by_rank[action.rank].append(action)
         for rank, of_rank in by_rank.items():
@@ -298,9 +301,22 @@ class Driver:
         for address in self._addresses.values():
             self._endpoint.send(address, [pickle.dumps(Instructions([], {}, gone=tuple(gone)))])
 
+    def _give_up(self, action: m.GaveUp) -> None:
+        """A branch has failed: stop its ranks and go on without them."""
+        self.failures[action.stage] = self._error_of(action.cause)
+        gone = []
+        for rank in [rank for rank in self._addresses if rank.stage == action.stage]:
+            address = self._addresses.pop(rank)
+            self._endpoint.send(address, [pickle.dumps(Instructions([], {}, stop=True))])
+            gone.append(address)
+        for address in self._addresses.values():
+            self._endpoint.send(address, [pickle.dumps(Instructions([], {}, gone=tuple(gone)))])
+
     def _instruct(self, rank: RankId, actions: list[Action]) -> None:
         """Send actions in their order; they wait while the rank, or one that it is to send to, has not joined."""
-        actions = self._waiting.pop(rank, []) + actions
+        if rank.stage in self.failures:
+            return
+        actions = [kept for action in self._waiting.pop(rank, []) + actions if (kept := self._unless_gone(action))]
         ready = len(actions)
         if rank not in self._addresses:
             ready = 0
@@ -315,6 +331,12 @@ class Driver:
             self._told[rank] |= new
             addresses = {other: self._addresses[other] for other in new}
             self._endpoint.send(self._addresses[rank], [pickle.dumps(Instructions(actions[:ready], addresses))])
+
+    def _unless_gone(self, action: Action) -> Action | None:
+        """What was to go to a branch that has failed since is thrown away, by a sender that was to keep it no longer."""
+        if isinstance(action, m.Send) and action.to.stage in self.failures:
+            return m.Discard(action.rank, action.id) if action.last else None
+        return action
 
     @property
     def may_begin_again(self) -> bool:
@@ -375,12 +397,17 @@ class Driver:
         ends = [s.index for s in self.plan.stages if not self._coordinator.children[s.index]]
         firsts = [t.first_batch for r, t in list(self._times.items()) if r.stage in ends and t.first_batch]
         edges = self._coordinator.edges
-        expected = sum(edge.epochs for edge in edges)
+        expected = sum(edge.epochs for edge in edges if not edge.failed)
+        failures = [
+            f"{self.plan.stages[stage].name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            for stage, error in list(self.failures.items())
+        ]
         limit, advice = find_limit(stages, [stage.parent for stage in self.plan.stages])
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
-            len(self._balanced) == expected, stages, limit, advice, list(self._restarts),
+            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit, advice,
+            list(self._restarts), failures,
         )  # fmt: skip
 
 

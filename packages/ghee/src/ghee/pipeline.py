@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ghee.errors import PipelineError
-from ghee.protocol.messages import Tail
+from ghee.protocol.messages import Tail, WhenSlow
 from ghee.resources import Resources, format_bytes, parse_bytes, parse_resources
 
 Kind = Literal["read", "map", "loop", "write"]
@@ -36,6 +36,7 @@ class Stage:
     tail: Tail = Tail.DROP
     ordered: bool = False
     own_ranks: bool = True
+    when_slow: WhenSlow = WhenSlow.WAIT
 
     @property
     def epochs(self) -> int:
@@ -56,6 +57,7 @@ class Pipeline:
     """
 
     ends: tuple[Stage, ...]
+    stop_on_failure: bool = False
 
     def map(
         self,
@@ -96,6 +98,7 @@ class Pipeline:
         credit: int | str = DEFAULT_CREDIT,
         tail: Literal["drop", "pad", "repeat", "error"] = "drop",
         ordered: bool = False,
+        when_slow: Literal["wait", "skip", "reread"] = "wait",
     ) -> Pipeline:
         """Call `function` once in each rank with the stream of batches (`ghee.Batches`); it may yield batches on.
 
@@ -103,6 +106,10 @@ class Pipeline:
         does not divide is dropped and counted (`tail="drop"`), filled up with batches of no rows ("pad"), with copies
         ("repeat"), or fails the run ("error"). `ordered` delivers in the order of the source, the same in every run with
         one seed; otherwise the batch that is ready first comes first.
+
+        Beside other branches, `when_slow` says what becomes of a batch that all the others have taken and this loop has no
+        room for: the others wait for it ("wait"), it goes past and is counted as skipped ("skip"), or it goes past and is
+        read and preprocessed again for this loop alone ("reread").
         """
         resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
         _callable("loop", function)
@@ -110,9 +117,13 @@ class Pipeline:
             rule = Tail(tail)
         except ValueError:
             raise PipelineError(f'tail={tail!r}: allowed are "drop", "pad", "repeat" and "error"') from None
+        try:
+            slow = WhenSlow(when_slow)
+        except ValueError:
+            raise PipelineError(f'when_slow={when_slow!r}: allowed are "wait", "skip" and "reread"') from None
         stage = Stage(
             "loop", _name(name, function), self._end("loop"), resources, function,
-            credit=parse_bytes(credit), tail=rule, ordered=ordered,
+            credit=parse_bytes(credit), tail=rule, ordered=ordered, when_slow=slow,
         )  # fmt: skip
         return self._grow(stage)
 
@@ -208,8 +219,11 @@ def read(
     return Pipeline((stage,))
 
 
-def branches(*pipelines: Pipeline) -> Pipeline:
+def branches(*pipelines: Pipeline, stop_on_failure: bool = False) -> Pipeline:
     """Put together pipelines that grow from one beginning: it runs once, and every branch sees every batch.
+
+    Where several branches end in a loop, one that fails does not stop the others, unless `stop_on_failure`: the run goes on,
+    and its `result` has the exception in the place of that loop's result. It fails with the first when all have failed.
 
     Example:
         ready = ghee.read("ratings/").map(preprocess, replicas=4)
@@ -218,7 +232,7 @@ def branches(*pipelines: Pipeline) -> Pipeline:
     ends = tuple(dict.fromkeys(end for pipeline in pipelines for end in pipeline.ends))
     if len({id(end.root) for end in ends}) != 1:
         raise PipelineError("branches must grow from the same ghee.read(...): keep it in a variable and go on from there")
-    return Pipeline(ends)
+    return Pipeline(ends, stop_on_failure)
 
 
 def stages_of(pipeline: Pipeline) -> list[Stage]:
@@ -255,7 +269,7 @@ _RESOURCES = ("replicas", "ranks", "cpus", "memory", "gpus", "image")
 _OVERRIDES = {
     "read": ("batch_size", "epochs", "limit", "shuffle", "shuffle_buffer", "replicas", "cpus", "memory", "image"),
     "map": (*_RESOURCES, "credit"),
-    "loop": (*_RESOURCES, "credit", "tail", "ordered"),
+    "loop": (*_RESOURCES, "credit", "tail", "ordered", "when_slow"),
     "write": ("mode", "rows_per_file", "replicas", "cpus", "memory", "image"),
 }
 
@@ -285,7 +299,7 @@ def override(pipeline: Pipeline, changes: Mapping[str, Mapping[str, Any]]) -> Pi
             new[stage] = replace(new[stage], parent=new[stage.parent])
     if problems:
         raise PipelineError("; ".join(problems))
-    return Pipeline(tuple(new[end] for end in pipeline.ends))
+    return replace(pipeline, ends=tuple(new[end] for end in pipeline.ends))
 
 
 def _with_options(stage: Stage, options: dict[str, Any]) -> Stage:
@@ -304,7 +318,7 @@ def _with_options(stage: Stage, options: dict[str, Any]) -> Stage:
     kept = {**resources, "name": stage.name, "credit": stage.credit}
     if stage.kind == "map":
         return before.map(stage.function, **{**kept, **options}).ends[0]  # type: ignore[arg-type]
-    kept |= {"tail": stage.tail.value, "ordered": stage.ordered}
+    kept |= {"tail": stage.tail.value, "ordered": stage.ordered, "when_slow": stage.when_slow.value}
     return before.loop(stage.function, **{**kept, **options}).ends[0]  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ import cloudpickle
 from ghee.errors import PickleError, PipelineError
 from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
 from ghee.protocol.edge import StageRules
-from ghee.protocol.messages import Tail
+from ghee.protocol.messages import Tail, WhenSlow
 from ghee.resources import Resources
 
 PREFETCH = 8
@@ -44,6 +44,8 @@ class PlannedStage:
     after_loop: bool
     children: int
     target: Any = None
+    when_slow: WhenSlow = WhenSlow.WAIT
+    may_fail: bool = False
 
     @property
     def size(self) -> int:
@@ -64,6 +66,7 @@ class PlannedStage:
         return StageRules(
             self.index, self.kind, self.parent, self.size, self.credit, most,  # type: ignore[arg-type]
             self.ordered, self.tail, self.depth, self.after_loop, self.ranks_of_world,
+            self.when_slow, self.may_fail,
         )  # fmt: skip
 
 
@@ -96,6 +99,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
     if joined is not None:
         numbers[joined] = 0
     planned = []
+    trials = [stage for stage in pipeline.ends if stage.kind == "loop"]
     for stage in kept:
         working = joined if stage is root and joined is not None else stage
         payload: Any = None
@@ -122,6 +126,8 @@ def make_plan(pipeline: Pipeline) -> Plan:
                 after_loop=_after_loop(stage),
                 children=len(children_of(working, stages)),
                 target=stage.payload if stage.kind == "write" else None,
+                when_slow=stage.when_slow,
+                may_fail=stage in trials and len(trials) > 1 and not pipeline.stop_on_failure,
             )
         )
     for planned_stage in planned:
@@ -149,10 +155,24 @@ def _check(stages: list[Stage]) -> None:
         plain = inspect.isfunction(stage.function) and not inspect.isgeneratorfunction(stage.function)
         if children and stage.kind == "loop" and plain:
             problems.append(f"{children[0].name!r} follows the loop {stage.name!r}, which never yields a batch to it")
+        if stage.when_slow is not WhenSlow.WAIT:
+            problems += _problems_of_slow(stage, stages)
         if stage.ordered and _after_loop(stage):
             problems.append(f"{stage.name!r} is ordered, but comes after a loop, whose output has no order of the source")
     if problems:
         raise PipelineError("; ".join(problems))
+
+
+def _problems_of_slow(stage: Stage, stages: list[Stage]) -> list[str]:
+    said = f"{stage.name!r} has when_slow={stage.when_slow.value!r}"
+    problems = []
+    if stage.parent is None or len(children_of(stage.parent, stages)) == 1:
+        problems.append(f"{said}, which needs another branch from the same stage; put them together with ghee.branches(...)")
+    if stage.when_slow is WhenSlow.REREAD and stage.ordered:
+        problems.append(f'{said}, but is ordered: what is read again comes later; take ordered=False, or when_slow="wait"')
+    if stage.when_slow is WhenSlow.REREAD and _after_loop(stage):
+        problems.append(f'{said}, but comes after a loop, whose output cannot be made again; take "wait" or "skip"')
+    return problems
 
 
 def _is_before(stage: Stage, other: Stage) -> bool:

@@ -100,21 +100,28 @@ class Run:
 
     @property
     def results(self) -> dict[str, list[Any]]:
-        """By name of each loop stage: what its function returned, rank by rank. Waits for the end."""
+        """By name of each loop stage that has not failed: what its function returned, rank by rank. Waits for the end."""
         self._end()
         return {
             stage.name: [cloudpickle.loads(self._driver.results[RankId(stage.index, rank)]) for rank in range(stage.size)]
             for stage in self._plan.stages
-            if stage.kind == "loop"
+            if stage.kind == "loop" and stage.index not in self._driver.failures
         }
+
+    @property
+    def failures(self) -> dict[str, BaseException]:
+        """The branches that have failed while the others went on, with what they raised. Waits for the end."""
+        self._end()
+        return {self._plan.stages[index].name: error for index, error in self._driver.failures.items()}
 
     @property
     def result(self) -> Any:
         """What came of it: what rank 0 of the last loop returned, or what was written to. Waits for the end.
 
-        Where the pipeline has several ends, a dict of these by the names of the last stages.
+        Where the pipeline has several ends, a dict of these by the names of the last stages; in the place of a branch that
+        has failed stands its exception.
         """
-        results = self.results
+        results = self.results | {name: [error] for name, error in self.failures.items()}
         parents = {stage.parent for stage in self._plan.stages}
         ends = [stage for stage in self._plan.stages if stage.index not in parents]
         found = {end.name: results[end.name][0] if end.kind == "loop" else end.target for end in ends}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 
 from ghee.protocol import messages as m
+from ghee.protocol.branches import Branches
 from ghee.protocol.edge import Edge, SourceRules, StageRules
 from ghee.protocol.ledger import Ledger
 from ghee.protocol.lineage import Batch, Lineage, Status, Way
@@ -63,6 +64,8 @@ class Coordinator:
             if edge.rules.kind == "loop" and not edge.rules.after_loop
         }
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
+        self.branches = Branches(self.recovery, self._skip)
+        self.first_failure: m.Fail | None = None
         self.finished = False
         self._tally: dict[tuple[RankId, int], int] = {}
         self._out: list[Action] = []
@@ -96,7 +99,8 @@ class Coordinator:
 
     def _is_alive(self, rank: RankId) -> bool:
         """What a dead rank had said last is as if it had not been said: it was lost with it."""
-        return self.edges[rank.stage].ranks[rank.index].life == rank.life
+        edge = self.edges[rank.stage]
+        return edge.ranks[rank.index].life == rank.life and not edge.failed
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,9 +265,10 @@ class Coordinator:
 
     def _balance(self, epoch: int) -> None:
         """The epoch is over where batches end: by now nothing of it will be made again, so all stages must balance."""
-        if any(edge.is_consumer and not edge.is_done(epoch) for edge in self.edges):
+        consumers = [edge for edge in self.edges if edge.is_consumer and not edge.failed]
+        if not all(edge.is_done(epoch) for edge in consumers):
             return
-        for stage in range(len(self.stages)):
+        for stage in (edge.rules.index for edge in self.edges if not edge.failed):
             problems = self.ledger.problems(stage, epoch)
             if problems:
                 self._fail("ledger", f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
@@ -277,10 +282,18 @@ class Coordinator:
         self._track(event.rank, lambda tracker: self._check_none_left(edge, tracker))
         for name in list(edge.held[event.rank]):
             self._take_in(event.rank, name)
+        self._left(edge)
+
+    def _left(self, edge: Edge) -> None:
+        """A rank has left a stage: nothing is wanted any more where all have."""
         if edge.abandoned:
             for batch in [batch for ready in edge.ready.values() for batch in ready.values()]:
                 edge.ready[batch.id[0]].pop(batch.id)
                 self._skip(edge, batch)
+            for batch in [batch for missed in edge.missed.values() for batch in missed.values()]:
+                self.ledger.at(edge.rules.index, batch.id[0]).skipped += batch.rows
+                self.lineage.done(batch, edge.rules.index)  # its maker has thrown it away when it went past
+            edge.missed.clear()
             self.recovery.abandon(edge)
         ends = [e for e in self.edges if not self.children[e.rules.index]]
         nothing_more_wanted = all(e.abandoned and not e.complete for e in ends)
@@ -289,13 +302,31 @@ class Coordinator:
             self._out.append(m.Finish())
 
     def _on_failed(self, event: m.Failed) -> None:
-        self.finished = True
-        self._out.append(m.Fail("user", "a function raised", event.rank, event.error))
+        self._end_or_go_on(event.rank, m.Fail("user", "a function raised", event.rank, event.error))
 
     def _on_died(self, event: m.Died) -> None:
         actions = self.recovery.bury(event)
         self.finished = any(isinstance(action, m.Fail) for action in actions)
         self._out.extend(actions)
+
+    def _end_or_go_on(self, rank: RankId, cause: m.Fail) -> None:
+        """A stage has failed. The run goes on where other branches may; when the last has failed, the first is the cause."""
+        edge = self.edges[rank.stage]
+        self.first_failure = self.first_failure or cause
+        if not edge.rules.may_fail or all(e.failed for e in self.edges if e.rules.may_fail and e is not edge):
+            self.finished = True
+            self._out.append(self.first_failure if edge.rules.may_fail else cause)
+            return
+        edge.failed = True
+        self._out.append(m.GaveUp(rank.stage, cause))
+        for other in edge.ranks:
+            edge.returned.add(other)
+            for name in list(edge.held[other]):
+                self._take_in(other, name)
+        self._left(edge)
+        for epoch in range(edge.epochs):
+            if not self.finished:
+                self._balance(epoch)
 
     def _fail(self, kind: str, message: str) -> None:
         self.finished = True
@@ -308,13 +339,22 @@ class Coordinator:
         self._out.extend(self.splits.hand_out(self.edges[0].ranks))
         self._tell_ends(self.edges[0])
         for edge in self.edges[1:]:
+            self._advance(edge)
+        for edge in self.edges[1:]:
+            if edge.rules.when_slow is not m.WhenSlow.WAIT:
+                self._out.extend(self.branches.pass_over(edge))
+                self._advance(edge)
+                self._out.extend(self.splits.hand_out(self.edges[0].ranks))  # what the branch has missed
+
+    def _advance(self, edge: Edge) -> None:
+        self._give_away(edge)
+        while not self.finished and self._may_close(edge):
+            self._settle_tail(edge)
+            if self.finished:
+                return
+            edge.go_on()
             self._give_away(edge)
-            while self._may_close(edge):
-                self._settle_tail(edge)
-                if self.finished:
-                    return
-                edge.go_on()
-                self._give_away(edge)
+        if not self.finished:
             self._tell_ends(edge)
 
     def _may_close(self, edge: Edge) -> bool:
@@ -323,6 +363,7 @@ class Coordinator:
             edge.epoch < edge.epochs
             and not edge.ready.get(edge.epoch)
             and not edge.lost.get(edge.epoch)
+            and not edge.missed.get(edge.epoch)
             and self._stage_ended(self.edges[edge.rules.parent], edge.epoch)
         )
 
@@ -386,9 +427,7 @@ class Coordinator:
         """Nobody at this edge wants the batch."""
         self.ledger.at(edge.rules.index, batch.id[0]).skipped += batch.rows
         self.lineage.done(batch, edge.rules.index)
-        sender = batch.ways[edge.rules.index].sender
-        if not batch.is_wanted_of(sender):
-            self._out.append(m.Discard(sender, batch.id))
+        self._out.extend(self.recovery.let_go(batch, batch.ways[edge.rules.index].sender))
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

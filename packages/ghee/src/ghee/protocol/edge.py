@@ -9,7 +9,7 @@ from typing import Literal
 
 from ghee.protocol.credit import Credit
 from ghee.protocol.lineage import Batch
-from ghee.protocol.messages import BatchId, RankId, Tail
+from ghee.protocol.messages import BatchId, RankId, Tail, WhenSlow
 from ghee.protocol.position import Position
 from ghee.protocol.sequence import Sequence
 from ghee.protocol.share import Rounds
@@ -23,7 +23,8 @@ class StageRules:
 
     `credit` is in bytes and `most` in batches, both for each rank. `depth` counts the functions that a batch has passed
     through before it arrives here. `after_loop`: a loop lies upstream, so that batches may come after the last epoch.
-    `world` is the number of ranks in each MPI world of the stage.
+    `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when this stage fails, as
+    long as another such stage has not.
     """
 
     index: int
@@ -37,6 +38,8 @@ class StageRules:
     depth: int = 0
     after_loop: bool = False
     world: int = 1
+    when_slow: WhenSlow = WhenSlow.WAIT
+    may_fail: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Edge:
     """The edge into a stage. `ready`: batches to be given away, by epoch; `late`: those of a rank that died.
 
     `held`: what each rank was given and is not done with; `given`: how many batches, by epoch and rank; `open`: inputs
-    of a map stage that are not finished; `lost`: batches that are to be made again.
+    of a map stage that are not finished; `lost`: batches that are to be made again; `missed`: batches that went past, by
+    epoch, to be made again when there is room.
     """
 
     def __init__(self, rules: StageRules, epochs: int, splits: int, first: int = 0, taken: Position | None = None) -> None:
@@ -71,6 +75,8 @@ class Edge:
         self.given: dict[int, dict[RankId, int]] = {}
         self.open: dict[int, int] = {}
         self.lost: dict[int, int] = {}
+        self.missed: dict[int, dict[BatchId, Batch]] = {}
+        self.failed = False
         self.told = first
         self.told_end = False
         self.done: dict[int, set[RankId]] = {}

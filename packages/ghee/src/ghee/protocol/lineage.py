@@ -20,6 +20,7 @@ class Status(Enum):
     SENT = auto()  # the maker was told to send it to `to`
     HELD = auto()  # has arrived at `to`
     DONE = auto()  # the stage's function has taken it in, or nobody wants it any more
+    MISSED = auto()  # went past the stage, which was slow, and will be made again for it
     LOST = auto()  # is gone with a rank and will be made again
 
 
@@ -29,7 +30,8 @@ class Way:
 
     `sender` has it in its outbox or was told to send it. `redo`: it had been at a rank that died, so no count of an
     epoch includes it. `recalled`: its sender has died and it is not known yet whether it has arrived; `spare` is a rank
-    that has made it again meanwhile.
+    that has made it again meanwhile. `missed`: it went past the stage once and is made again for it, so it goes past
+    no more.
     """
 
     sender: RankId
@@ -39,6 +41,7 @@ class Way:
     redo: bool = False
     recalled: bool = False
     spare: RankId | None = None
+    missed: bool = False
 
 
 @dataclass(slots=True)

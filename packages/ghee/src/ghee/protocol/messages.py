@@ -33,6 +33,14 @@ class Tail(StrEnum):
     ERROR = "error"  # the run fails
 
 
+class WhenSlow(StrEnum):
+    """What becomes of a batch that a branch cannot take yet, when every other branch has taken it."""
+
+    WAIT = "wait"  # it stays where it was made, which holds the other branches up
+    SKIP = "skip"  # it goes past this branch; counted as skipped
+    REREAD = "reread"  # it goes past, and is made again for this branch alone when there is room for it
+
+
 # ── events: a rank tells the driver ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -267,6 +275,13 @@ class EpochBalanced(NamedTuple):
     epoch: int
 
 
+class GaveUp(NamedTuple):
+    """Told to the driver itself: a branch has failed, and the run goes on without it."""
+
+    stage: int
+    cause: Fail
+
+
 class Finish(NamedTuple):
     """Told to the driver itself: every consumer has returned; stop all ranks."""
 
@@ -287,5 +302,5 @@ Event = (
 )  # fmt: skip
 Action = (
     Read | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Record | Recorded
-    | Restart | Finish | Fail
+    | Restart | GaveUp | Finish | Fail
 )  # fmt: skip

@@ -47,6 +47,20 @@ class Recovery:
             self._from.get(spare, {}).pop(batch.id, None)
         return [m.Discard(spare, batch.id)]
 
+    def let_go(self, batch: Batch, sender: RankId) -> list[Action]:
+        """A stage wants the batch no more: its maker throws it away unless another stage still waits for it."""
+        if batch.is_wanted_of(sender):
+            return []
+        if not batch.depends_on(sender):
+            self._from.get(sender, {}).pop(batch.id, None)
+        return [m.Discard(sender, batch.id)]
+
+    def make_missed(self, batch: Batch, stage: int) -> None:
+        """A batch that went past a slow stage is made again for it, as if it had been lost before it was given away."""
+        way = batch.ways[stage]
+        way.status, way.missed = Status.READY, True
+        self._lose(batch, stage, again_at=None)
+
     # ── a death ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def bury(self, died: m.Died) -> list[Action]:
