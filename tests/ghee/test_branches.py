@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import cloudpickle
@@ -78,3 +79,46 @@ def test_a_trial_that_fails_stops_the_others_where_asked_for():
 def test_slow_needs_another_branch():
     with pytest.raises(ghee.errors.PipelineError, match="needs another branch"):
         ghee.run(ghee.read(source()).loop(total, when_slow="skip"), on="inline")
+
+
+def two_trials(folder, when_slow, on):
+    """A loop that stands still after its first batch until the other one has taken all, and what both have seen."""
+    gate = str(folder / "gate")
+    os.mkfifo(gate)
+
+    def slow(batches):
+        seen = []
+        for batch in batches:
+            seen.append(int(batch["n"][0]))
+            if len(seen) == 1:
+                open(gate).close()  # returns when the other end is opened
+        return seen
+
+    def fast(batches):
+        seen = [int(batch["n"][0]) for batch in batches]
+        open(gate, "w").close()
+        return seen
+
+    ready = ghee.read(source()).map(counting(folder))
+    run = ghee.run(ghee.branches(ready.loop(slow, credit="1Ki", when_slow=when_slow), ready.loop(fast)), on=on)
+    assert sorted(run.result["fast"]) == list(range(BATCHES))
+    assert run.report.balanced
+    return run
+
+
+@pytest.mark.parametrize("on", ["inline", "local"])
+def test_batches_go_past_a_slow_trial_that_skips_and_are_counted(on, tmp_path):
+    run = two_trials(tmp_path, "skip", on)
+    seen = run.result["slow"]
+    assert 0 < len(seen) < BATCHES
+    assert len(set(seen)) == len(seen)
+    told = next(stage for stage in run.report.stages if stage.name == "slow")
+    assert 10 * len(seen) + told.skipped == 10 * BATCHES
+    assert (tmp_path / "calls").stat().st_size == BATCHES
+
+
+@pytest.mark.parametrize("on", ["inline", "local"])
+def test_a_slow_trial_that_rereads_sees_every_row_once(on, tmp_path):
+    run = two_trials(tmp_path, "reread", on)
+    assert sorted(run.result["slow"]) == list(range(BATCHES))
+    assert BATCHES < (tmp_path / "calls").stat().st_size < 2 * BATCHES
