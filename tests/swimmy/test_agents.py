@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
@@ -15,8 +14,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
-
 from real_agents import Agents, cause
+
 from swimmy.channel import Caller, Keys
 
 
@@ -168,7 +167,6 @@ def test_a_payload_that_was_changed_on_its_way_is_refused(agents: Any) -> None:
 def test_orphans_are_reaped_and_no_process_outlives_its_agent(agents: Any) -> None:
     def leave_orphans() -> int:
         import subprocess
-        import sys
 
         script = "import os, signal\npid = os.fork()\nif pid == 0:\n    os.closerange(1, 3)\n    signal.pause()\nprint(pid)"
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_agents import Agents, cause
 
+import swimmy
 from swimmy.agent import mpi
 
 # As Open MPI 5.0.11 wrote it, shortened.
@@ -158,3 +159,19 @@ def test_mpich_asked_for_in_an_image_of_open_mpi_says_so(agents: Any) -> None:
     run.start(lambda: 1, mpi="mpich")
     found = next(entry for entry in run.follow(cause) if cause(entry))
     assert "kind='openmpi'" in found["text"]
+
+
+@pytest.mark.openmpi
+@pytest.mark.usefixtures("nothing_left")
+def test_one_world_over_three_pods_of_a_restricted_namespace(place: Any) -> None:
+    def work() -> tuple[int, int, int, str]:
+        import socket
+
+        from mpi4py import MPI
+
+        world = MPI.COMM_WORLD
+        return world.rank, world.size, world.allreduce(world.rank), socket.gethostname()
+
+    pods, how = place.pods(replicas=3), swimmy.mpi(2, kind="openmpi")
+    with swimmy.submit(work, pods=pods, mpi=how, cluster=place.cluster, reach="direct") as handle:
+        assert handle.result(120) == [(rank, 6, 15, f"{handle.id}-{rank // 2}") for rank in range(6)]

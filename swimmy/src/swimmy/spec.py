@@ -63,8 +63,10 @@ class Mpi:
     world: Literal["all", "pod"] = "all"
 
 
-def mpi(ranks_per_pod: int = 1, *, kind: Literal["mpich", "openmpi", "none"] = "mpich", world: Literal["all", "pod"] = "all") -> Mpi:
-    """``Mpi`` for ``run`` and ``submit``; ``kind="none"`` starts the ranks without MPI, so the image needs none."""
+def mpi(
+    ranks_per_pod: int = 1, *, kind: Literal["mpich", "openmpi", "none"] = "mpich", world: Literal["all", "pod"] = "all"
+) -> Mpi:
+    """``Mpi`` for ``run`` and ``submit``; ``kind="openmpi"`` for images with Open MPI, "none" for ranks without MPI."""
     return Mpi(ranks_per_pod, kind, world)
 
 
