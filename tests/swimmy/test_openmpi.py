@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,12 @@ from swimmy.agent import mpi
 
 # As Open MPI 5.0.11 wrote it, shortened.
 FIVE = (
-    "PRTE_PREFIX=/venv;export PRTE_PREFIX;LD_LIBRARY_PATH=/venv/lib:$LD_LIBRARY_PATH;export LD_LIBRARY_PATH;/venv/bin/prted "
-    '--leave-session-attached --prtemca ess "env" --prtemca prte_hnp_uri "prterun-a@0.0;tcp://10.1.0.1:4000:24" --prtemca plm "ssh"'
+    "PRTE_PREFIX=/venv;export PRTE_PREFIX;LD_LIBRARY_PATH=/venv/lib:$LD_LIBRARY_PATH;export LD_LIBRARY_PATH;"
+    '/venv/bin/prted --leave-session-attached --prtemca ess "env" --prtemca prte_hnp_uri "prterun-a@0.0;tcp://10.1.0.1:4000:24"'
 )
 FOUR = (
-    "( test ! -r ./.profile || . ./.profile; PATH=/usr/bin:$PATH ; export PATH ; LD_LIBRARY_PATH=/usr/lib:$LD_LIBRARY_PATH ; "
-    "export LD_LIBRARY_PATH ; DYLD_LIBRARY_PATH= ; export DYLD_LIBRARY_PATH ; /usr/bin/orted -mca ess env )"
+    "( test ! -r ./.profile || . ./.profile; PATH=/usr/bin:$PATH ; export PATH ; "
+    "LD_LIBRARY_PATH=/usr/lib:$LD_LIBRARY_PATH ; export LD_LIBRARY_PATH ; DYLD_LIBRARY_PATH= ; export DYLD_LIBRARY_PATH ; /usr/bin/orted -mca ess env )"
 )
 
 
@@ -59,9 +60,8 @@ def test_the_daemon_of_open_mpi_4_behind_a_profile_is_read() -> None:
     ],
 )
 def test_what_is_no_daemon_of_open_mpi_is_refused(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match="(?s)") as caught:
+    with pytest.raises(ValueError, match=re.escape(words)):
         mpi.parse_daemon(text)
-    assert words in str(caught.value)
 
 
 @given(st.text(max_size=80))

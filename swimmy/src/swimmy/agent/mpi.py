@@ -1,8 +1,8 @@
 """How MPI's launchers are asked to start nothing on other hosts themselves but to say what must run there. Pure, but for
 finding the programs and the interface.
 
-MPICH's mpiexec prints a line per host (``-launcher manual``). Open MPI's mpirun calls a program in the place of ssh, once per
-host (``swimmy.agent.rsh``), with words that it means for a shell; no shell sees them here.
+MPICH's mpiexec prints a line per host (``-launcher manual``). Open MPI's mpirun calls a program in the place of ssh, once
+per host (``swimmy.agent.rsh``), with words that it means for a shell; no shell sees them here.
 """
 
 from __future__ import annotations
@@ -158,6 +158,6 @@ def parse_daemon(text: str) -> Daemon:
 
 
 def expand(variables: dict[str, str], environment: dict[str, str]) -> dict[str, str]:
-    """The variables with ``$NAME`` filled from the environment of the host that they are for; unset is empty, as in a shell."""
+    """The variables with ``$NAME`` filled from the environment of the host that they are for; empty where unset."""
     names = {name: environment.get(name, "") for name in _VARIABLES}
     return {name: string.Template(value).safe_substitute(names) for name, value in variables.items()}
