@@ -26,7 +26,8 @@ FIVE = (
 )
 FOUR = (
     "( test ! -r ./.profile || . ./.profile; PATH=/usr/bin:$PATH ; export PATH ; "
-    "LD_LIBRARY_PATH=/usr/lib:$LD_LIBRARY_PATH ; export LD_LIBRARY_PATH ; DYLD_LIBRARY_PATH= ; export DYLD_LIBRARY_PATH ; /usr/bin/orted -mca ess env )"
+    "LD_LIBRARY_PATH=/usr/lib:$LD_LIBRARY_PATH ; export LD_LIBRARY_PATH ; DYLD_LIBRARY_PATH= ; "
+    "export DYLD_LIBRARY_PATH ; /usr/bin/orted -mca ess env )"
 )
 
 
