@@ -3,9 +3,10 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --size 1M --credit 64M --batches 400
 
-Two preprocessing ranks make batches; the loop takes ten times as long for one as they need. What the credit costs is the peak (proportional set size, so that shared
-memory counts once) above that of the same run with the least credit there is: one byte, with which one batch at a time stands at
-each place. It may be the credit and 10 %. Bytes written to disk are those of all processes together (/proc/PID/io).
+Two preprocessing ranks make batches; the loop takes ten times as long for one as they need. What credit costs is the peak
+(proportional set size, so that shared memory counts once) above that of the same run with the least credit there is: one
+byte, with which one batch at a time stands at each place. It may be the credit and 10 %. Bytes written to disk are those of
+all processes together (/proc/PID/io).
 """
 
 from __future__ import annotations

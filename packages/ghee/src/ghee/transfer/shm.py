@@ -104,7 +104,7 @@ class SharedStore:
             return slot
 
     def _give_pages_back(self, size: int) -> None:
-        """Free slots of other sizes keep their pages for the next batch of their size; a new size takes as many from them."""
+        """Free slots of other sizes keep their pages for the next of their size; a new size takes as many from them."""
         for slots in list(self._free.values()):
             for slot in list(slots):
                 if size <= 0:
