@@ -199,7 +199,8 @@ class Driver:
     def _task_of(self, stage: PlannedStage) -> RankTask:
         settings = Settings(
             receivers=stage.children,
-            room=stage.credit,
+            room=self.plan.room(stage),
+            credit=self.plan.credit_after(stage),
             gated=stage.kind == "loop" and stage.size > 1,
             ordered=stage.ordered,
             epoch=self._coordinator.edges[stage.index].first,

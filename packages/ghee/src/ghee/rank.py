@@ -153,12 +153,12 @@ def _apply(
 
 def _warn_of_large(manager: TransferManager, stage: str) -> None:
     """Say once that a batch is larger than all credit: it passes, but nothing passes beside it."""
-    room = manager.room
-    if manager.largest > room and not manager.has_warned:
+    credit = manager.credit
+    if manager.largest > credit and not manager.has_warned:
         manager.has_warned = True
         warnings.warn(
             f"a batch of {format_bytes(manager.largest)} from stage {stage!r} is larger than its credit of "
-            f"{format_bytes(room)}: such batches pass one at a time, and memory holds them whole; make smaller batches "
+            f"{format_bytes(credit)}: such batches pass one at a time, and memory holds them whole; make smaller batches "
             f"(batch_size=) or give the stages more credit (credit={format_bytes(2 * manager.largest)!r})",
             RuntimeWarning,
             stacklevel=2,

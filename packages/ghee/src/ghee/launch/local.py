@@ -112,7 +112,7 @@ class LocalLauncher:
         return self._endpoint
 
     def _bind(self, name: str) -> str:
-        return f"ipc://{self._folder}/{name}"
+        return f"ipc://{self._folder}/{name}" if self._carrier == "shm" else "tcp://127.0.0.1:*"
 
     def member(self) -> tuple[Endpoint, Store]:
         """An inbox for a rank in a thread of this process."""

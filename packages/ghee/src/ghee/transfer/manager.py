@@ -98,13 +98,15 @@ class Report(NamedTuple):
 
 @dataclass
 class Settings:
-    """How a rank takes part: `receivers` is the number of edges that its outputs go to; sizes in bytes.
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
+    `credit` the smallest of its receivers', both in bytes.
 
     `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
     """
 
     receivers: int
     room: int
+    credit: int = 1
     gated: bool = False
     ordered: bool = False
     epoch: int = 0
@@ -209,9 +211,9 @@ class TransferManager:
         self._signal()
 
     @property
-    def room(self) -> int:
-        """Bytes that the outbox takes before the function has to wait."""
-        return self._settings.room
+    def credit(self) -> int:
+        """The smallest credit of a rank that this one sends to, in bytes."""
+        return self._settings.credit
 
     def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
         """For a reading rank: what to do next."""
