@@ -39,6 +39,7 @@ class StageReport:
     skipped: int = 0
     repeated: int = 0
     padded: int = 0
+    set_aside: int = 0
 
 
 @dataclass
@@ -95,6 +96,9 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [
+            f"{s.name} set {s.set_aside:,} messages aside, which could not be decoded" for s in self.stages if s.set_aside
+        ]
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
         return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
@@ -113,7 +117,7 @@ def summarize_stage(name: str, kind: str, ranks: int, times: list[Times], entrie
         rows / longest if longest else 0.0,
         waited_input / total, waited_room / total, worked / total,
         sum(e.dropped for e in entries), sum(e.tail for e in entries), sum(e.skipped for e in entries),
-        sum(e.repeated for e in entries), sum(e.padded for e in entries),
+        sum(e.repeated for e in entries), sum(e.padded for e in entries), sum(t.set_aside for t in times),
     )  # fmt: skip
 
 

@@ -61,7 +61,10 @@ class Freed(NamedTuple):
 
 @dataclass
 class Times:
-    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`."""
+    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
+
+    `set_aside` counts messages of the source that could not be decoded and were passed over.
+    """
 
     waited_input: float = 0.0
     waited_room: float = 0.0
@@ -72,6 +75,7 @@ class Times:
     batches_out: int = 0
     bytes_out: int = 0
     first_batch: float = 0.0
+    set_aside: int = 0
 
 
 class Instructions(NamedTuple):
