@@ -105,10 +105,10 @@ def test_plans_at_the_same_time_do_not_see_each_others_tables(recipe: dict[str, 
 
     def plan_often(number: int) -> None:
         path = tmp_path / f"{number}.parquet"
-        pq.write_table(pa.table({f"only_{number}": [number], "at": pa.array([0], pa.timestamp("us", "UTC"))}), path)
+        pq.write_table(pa.table({f"only_{number}": [number], "seen": pa.array([0], pa.timestamp("us", "UTC"))}), path)
         for _ in range(8):
             zone = ("UTC", "Asia/Tokyo")[number % 2]
-            made = cumin.plan("x", sql=f"SELECT only_{number}, CAST(at AS DATE) AS day FROM lake.t",
+            made = cumin.plan("x", sql=f"SELECT only_{number}, CAST(seen AS DATE) AS day FROM lake.t",
                               inputs={"lake.t": cumin.files(path)}, engine=cumin.duckdb(timezone=zone))  # fmt: skip
             ids[number].add((made.build_id, made.schema.names[0]))
 
