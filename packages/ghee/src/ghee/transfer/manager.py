@@ -17,7 +17,7 @@ import pickle
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,7 +61,10 @@ class Freed(NamedTuple):
 
 @dataclass
 class Times:
-    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`."""
+    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
+
+    `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
+    """
 
     waited_input: float = 0.0
     waited_room: float = 0.0
@@ -72,6 +75,8 @@ class Times:
     batches_out: int = 0
     bytes_out: int = 0
     first_batch: float = 0.0
+    read: float = 0.0
+    cpu: float = 0.0
 
 
 class Instructions(NamedTuple):
@@ -166,6 +171,9 @@ class TransferManager:
         self._inbox: dict[BatchId, Arrived] = {}
         self._urgent: deque[m.Read] = deque()
         self._first_at = 0.0
+        self.cpu_clock: Callable[[], float] = time.process_time
+        """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
+        self._cpu_before = 0.0
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
@@ -213,7 +221,8 @@ class TransferManager:
             began = time.perf_counter()
             while not self._reads and not self._urgent:
                 self._wait()
-            self.times.waited_input += time.perf_counter() - began
+            if self._first_at:
+                self.times.waited_input += time.perf_counter() - began
             return self.urgent_read() or self._reads.popleft()
 
     def count_work(self) -> None:
@@ -256,8 +265,14 @@ class TransferManager:
         self.times.rows_in += arrived.rows
         if not self.times.first_batch:
             self.times.first_batch = time.time()
-            self._first_at = time.perf_counter()
+            self.begin()
         return arrived
+
+    def begin(self) -> None:
+        """The rank has its first batch: what is measured counts from here on."""
+        if not self._first_at:
+            self._first_at = time.perf_counter()
+            self._cpu_before = self.cpu_clock()
 
     def unpack(self, arrived: Arrived) -> object:
         """The batch itself. What it stands on is the caller's from now on."""
@@ -369,6 +384,8 @@ class TransferManager:
         if events or due:
             if due:
                 self._statistics_at = now
+                if self._first_at:
+                    self.times.cpu = self.cpu_clock() - self._cpu_before
             self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, self.times if due else None))])
 
     def _on_message(self, frames: Message) -> None:
