@@ -17,7 +17,7 @@ import pickle
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -64,6 +64,7 @@ class Times:
     """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
 
     `set_aside` counts messages of the source that could not be decoded and were passed over.
+    `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
     """
 
     waited_input: float = 0.0
@@ -76,6 +77,8 @@ class Times:
     bytes_out: int = 0
     first_batch: float = 0.0
     set_aside: int = 0
+    read: float = 0.0
+    cpu: float = 0.0
 
 
 class Instructions(NamedTuple):
@@ -97,13 +100,15 @@ class Report(NamedTuple):
 
 @dataclass
 class Settings:
-    """How a rank takes part: `receivers` is the number of edges that its outputs go to; sizes in bytes.
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
+    `credit` the smallest of its receivers', both in bytes.
 
     `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
     """
 
     receivers: int
     room: int
+    credit: int = 1
     gated: bool = False
     ordered: bool = False
     epoch: int = 0
@@ -168,6 +173,9 @@ class TransferManager:
         self._inbox: dict[BatchId, Arrived] = {}
         self._urgent: deque[m.Read] = deque()
         self._first_at = 0.0
+        self.cpu_clock: Callable[[], float] = time.process_time
+        """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
+        self._cpu_before = 0.0
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
@@ -205,9 +213,9 @@ class TransferManager:
         self._signal()
 
     @property
-    def room(self) -> int:
-        """Bytes that the outbox takes before the function has to wait."""
-        return self._settings.room
+    def credit(self) -> int:
+        """The smallest credit of a rank that this one sends to, in bytes."""
+        return self._settings.credit
 
     def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
         """For a reading rank: what to do next."""
@@ -215,7 +223,8 @@ class TransferManager:
             began = time.perf_counter()
             while not self._reads and not self._urgent:
                 self._wait()
-            self.times.waited_input += time.perf_counter() - began
+            if self._first_at:
+                self.times.waited_input += time.perf_counter() - began
             return self.urgent_read() or self._reads.popleft()
 
     def count_work(self) -> None:
@@ -258,8 +267,14 @@ class TransferManager:
         self.times.rows_in += arrived.rows
         if not self.times.first_batch:
             self.times.first_batch = time.time()
-            self._first_at = time.perf_counter()
+            self.begin()
         return arrived
+
+    def begin(self) -> None:
+        """The rank has its first batch: what is measured counts from here on."""
+        if not self._first_at:
+            self._first_at = time.perf_counter()
+            self._cpu_before = self.cpu_clock()
 
     def unpack(self, arrived: Arrived) -> object:
         """The batch itself. What it stands on is the caller's from now on."""
@@ -371,6 +386,8 @@ class TransferManager:
         if events or due:
             if due:
                 self._statistics_at = now
+                if self._first_at:
+                    self.times.cpu = self.cpu_clock() - self._cpu_before
             self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, self.times if due else None))])
 
     def _on_message(self, frames: Message) -> None:

@@ -15,18 +15,20 @@ import pytest
 
 import ghee
 from ghee.errors import PipelineError, SourceCorruptError, SourceError, SourceNotFoundError
-from servers.kafka import KafkaServer
+from servers.kafka import Kafka
 from servers.topics import delete_before, make_topic, numbers, produce, read_all
 
+pytestmark = pytest.mark.server
 
-def rows_of(kafka: KafkaServer, topic: str, *, on: str = "inline", **options: Any) -> list[dict[str, Any]]:
+
+def rows_of(kafka: Kafka, topic: str, *, on: str = "inline", **options: Any) -> list[dict[str, Any]]:
     found: list[Any] = []
     options = {"until": "latest", "batch_size": 100, **options}
     ghee.run(ghee.read(f"kafka://{kafka.address}/{topic}", **options).write(found.append), on=on)
     return [row for batch in found for row in batch.to_pylist()]
 
 
-def test_every_part_of_a_message_is_a_column(kafka: KafkaServer) -> None:
+def test_every_part_of_a_message_is_a_column(kafka: Kafka) -> None:
     topic = make_topic(kafka.address, 2)
     messages = [
         {"key": b"a", "value": b"1", "partition": 0, "timestamp": 1_000, "headers": [("h", b"x"), ("h", None)]},
@@ -42,14 +44,14 @@ def test_every_part_of_a_message_is_a_column(kafka: KafkaServer) -> None:
     assert rows[2]["timestamp"] == datetime.datetime.fromtimestamp(3, datetime.UTC)
 
 
-def test_every_message_once_over_several_ranks(kafka: KafkaServer) -> None:
+def test_every_message_once_over_several_ranks(kafka: Kafka) -> None:
     topic = make_topic(kafka.address, 3)
     produce(kafka.address, topic, numbers(20_000, 3))
     rows = rows_of(kafka, topic, on="local", replicas=2, columns=["value"], batch_size=500)
     assert sorted(int(row["value"]) for row in rows) == list(range(20_000))
 
 
-def test_several_topics_and_patterns(kafka: KafkaServer) -> None:
+def test_several_topics_and_patterns(kafka: Kafka) -> None:
     first, second = make_topic(kafka.address, name="many"), make_topic(kafka.address, name="many")
     produce(kafka.address, first, numbers(3))
     produce(kafka.address, second, numbers(3, first=3))
@@ -57,7 +59,7 @@ def test_several_topics_and_patterns(kafka: KafkaServer) -> None:
     assert {row["topic"] for row in rows_of(kafka, "^many-.*")} == {first, second}
 
 
-def test_offsets_and_times_as_beginning_and_end(kafka: KafkaServer) -> None:
+def test_offsets_and_times_as_beginning_and_end(kafka: Kafka) -> None:
     topic, began = make_topic(kafka.address), int(time.time() * 1000)
     produce(kafka.address, topic, [{"value": b"%d" % n, "timestamp": began + 1_000 * n} for n in range(100)])
 
@@ -70,7 +72,7 @@ def test_offsets_and_times_as_beginning_and_end(kafka: KafkaServer) -> None:
     assert values(start="latest") == []
 
 
-def test_a_transaction_that_was_given_up_is_not_read(kafka: KafkaServer) -> None:
+def test_a_transaction_that_was_given_up_is_not_read(kafka: Kafka) -> None:
     from confluent_kafka import Producer
 
     topic = make_topic(kafka.address)
@@ -84,7 +86,7 @@ def test_a_transaction_that_was_given_up_is_not_read(kafka: KafkaServer) -> None
     assert [row["value"] for row in rows_of(kafka, topic)] == [b"0", b"2"]
 
 
-def test_json_values_become_columns(kafka: KafkaServer) -> None:
+def test_json_values_become_columns(kafka: Kafka) -> None:
     topic = make_topic(kafka.address)
     produce(
         kafka.address, topic, [{"value": json.dumps({"user": n, "offset": n / 2}, indent=n % 2 or None)} for n in range(10)]
@@ -93,7 +95,7 @@ def test_json_values_become_columns(kafka: KafkaServer) -> None:
     assert rows == [{"user": n, "offset": n / 2, "kafka_offset": n} for n in range(10)]
 
 
-def test_arrow_and_a_function_decode(kafka: KafkaServer) -> None:
+def test_arrow_and_a_function_decode(kafka: Kafka) -> None:
     topic = make_topic(kafka.address)
     table = pa.table({"x": [1, 2, 3]})
     sink = pa.BufferOutputStream()
@@ -107,18 +109,18 @@ def test_arrow_and_a_function_decode(kafka: KafkaServer) -> None:
 
 
 @pytest.fixture
-def poisoned(kafka: KafkaServer) -> str:
+def poisoned(kafka: Kafka) -> str:
     topic = make_topic(kafka.address)
     produce(kafka.address, topic, [{"value": b"{" if n == 7 else b'{"n": %d}' % n, "key": b"k"} for n in range(10)])
     return topic
 
 
-def test_a_poison_message_fails_the_run_and_is_named(kafka: KafkaServer, poisoned: str) -> None:
+def test_a_poison_message_fails_the_run_and_is_named(kafka: Kafka, poisoned: str) -> None:
     with pytest.raises(SourceCorruptError, match=rf"{poisoned}\[0\] offset 7 cannot be decoded: JSONDecodeError"):
         rows_of(kafka, poisoned, decode="json")
 
 
-def test_a_poison_message_is_passed_over_and_counted(kafka: KafkaServer, poisoned: str) -> None:
+def test_a_poison_message_is_passed_over_and_counted(kafka: Kafka, poisoned: str) -> None:
     found: list[Any] = []
     source = ghee.read(f"kafka://{kafka.address}/{poisoned}?poison=skip", until="latest", decode="json")
     run = ghee.run(source.write(found.append), on="inline")
@@ -127,7 +129,7 @@ def test_a_poison_message_is_passed_over_and_counted(kafka: KafkaServer, poisone
     assert "set 1 messages aside" in str(run.report)
 
 
-def test_a_poison_message_goes_to_the_dead_letter_topic(kafka: KafkaServer, poisoned: str) -> None:
+def test_a_poison_message_goes_to_the_dead_letter_topic(kafka: Kafka, poisoned: str) -> None:
     letters = make_topic(kafka.address)
     rows_of(kafka, poisoned, decode="json", poison=f"kafka://{kafka.address}/{letters}")
     (letter,) = read_all(kafka.address, letters)
@@ -135,7 +137,7 @@ def test_a_poison_message_goes_to_the_dead_letter_topic(kafka: KafkaServer, pois
     assert json.loads(dict(letter.headers())["ghee"])["offset"] == 7
 
 
-def test_the_consoles_producer_is_read(kafka: KafkaServer) -> None:
+def test_the_consoles_producer_is_read(kafka: Kafka) -> None:
     """Java's client, with its own partitioner, compression and headers."""
     topic = make_topic(kafka.address, 2)
     lines = "".join(f"h1:v{n}\tkey{n}\tvalue ä{n}\n" for n in range(50))
@@ -148,7 +150,7 @@ def test_the_consoles_producer_is_read(kafka: KafkaServer) -> None:
     assert all(row["headers"] == [{"key": "h1", "value": b"v" + row["key"][3:]}] for row in rows)
 
 
-def test_a_reading_rank_is_killed(kafka: KafkaServer, tmp_path: Path) -> None:
+def test_a_reading_rank_is_killed(kafka: Kafka, tmp_path: Path) -> None:
     topic = make_topic(kafka.address, 2)
     produce(kafka.address, topic, numbers(20_000, 2))
     mark = str(tmp_path / "killed")
@@ -177,13 +179,13 @@ def test_no_broker_is_told_within_seconds() -> None:
     assert time.monotonic() - began < 30
 
 
-def test_no_such_topic(kafka: KafkaServer) -> None:
+def test_no_such_topic(kafka: Kafka) -> None:
     topic = make_topic(kafka.address, name="ratings")
     with pytest.raises(SourceNotFoundError, match=rf"no topic '{topic}s' .there is {topic}"):
         rows_of(kafka, f"{topic}s")
 
 
-def test_offsets_that_retention_has_taken_are_named(kafka: KafkaServer) -> None:
+def test_offsets_that_retention_has_taken_are_named(kafka: Kafka) -> None:
     topic = make_topic(kafka.address)
     produce(kafka.address, topic, numbers(100))
     delete_before(kafka.address, topic, 0, 40)
@@ -192,7 +194,7 @@ def test_offsets_that_retention_has_taken_are_named(kafka: KafkaServer) -> None:
     assert len(rows_of(kafka, topic)) == 60
 
 
-def test_retention_takes_what_is_about_to_be_read(kafka: KafkaServer) -> None:
+def test_retention_takes_what_is_about_to_be_read(kafka: Kafka) -> None:
     topic = make_topic(kafka.address)
     produce(kafka.address, topic, numbers(1_000), **{"batch.num.messages": 10})
     address = kafka.address
@@ -210,7 +212,7 @@ def test_retention_takes_what_is_about_to_be_read(kafka: KafkaServer) -> None:
         ghee.run(source.map(take_away).write(found.append), on="inline")
 
 
-def test_wrong_credentials(kafka: KafkaServer) -> None:
+def test_wrong_credentials(kafka: Kafka) -> None:
     topic = make_topic(kafka.address)
     produce(kafka.address, topic, numbers(5))
     settings = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "ghee"}
@@ -241,23 +243,22 @@ def test_wrong_options(options: dict[str, Any], said: str) -> None:
         ghee.run(ghee.read("kafka://127.0.0.1:1/t", **options).write([]), on="inline")
 
 
-def test_the_broker_goes_away_in_the_middle(capfd: pytest.CaptureFixture[str]) -> None:
-    with KafkaServer() as own:
-        topic = make_topic(own.address)
-        produce(own.address, topic, numbers(20_000))
-        killed = []
+def test_the_broker_goes_away_in_the_middle(own_kafka: Kafka) -> None:
+    topic = make_topic(own_kafka.address)
+    produce(own_kafka.address, topic, numbers(20_000))
+    killed = []
 
-        def kill_once(batch: Any) -> None:
-            found.extend(batch["value"].to_pylist())
-            if not killed:
-                killed.append(True)
-                own.kill()
-                own.restart()
+    def kill_once(batch: Any) -> None:
+        found.extend(batch["value"].to_pylist())
+        if not killed:
+            killed.append(True)
+            own_kafka.kill()
+            own_kafka.restart()
 
-        found: list[bytes] = []
-        settings = {"max.partition.fetch.bytes": 20000, "queued.max.messages.kbytes": 16, "fetch.max.bytes": 20000}
-        settings["message.max.bytes"] = 20000
-        source = ghee.read(f"kafka://{own.address}/{topic}", until="latest", batch_size=50, settings=settings)
-        ghee.run(source.map(lambda batch: batch, credit="16Ki").write(kill_once), on="inline")
-        assert sorted(map(int, found)) == list(range(20_000))
-        assert killed
+    found: list[bytes] = []
+    settings = {"max.partition.fetch.bytes": 20000, "queued.max.messages.kbytes": 16, "fetch.max.bytes": 20000}
+    settings["message.max.bytes"] = 20000
+    source = ghee.read(f"kafka://{own_kafka.address}/{topic}", until="latest", batch_size=50, settings=settings)
+    ghee.run(source.map(lambda batch: batch, credit="16Ki").write(kill_once), on="inline")
+    assert sorted(map(int, found)) == list(range(20_000))
+    assert killed
