@@ -78,7 +78,10 @@ class StageReport:
 
 @dataclass
 class Report:
-    """What a run measured. `seconds` is from the call of `ghee.run` to its end, `first_batch` to the first delivery."""
+    """What a run measured. `seconds` is from the call of `ghee.run` to its end, `first_batch` to the first delivery.
+
+    `limited_by` says what limits the run, `limiting` names the stage if it is one, `advice` says which change would help.
+    """
 
     run: str
     seconds: float = 0.0
@@ -91,6 +94,8 @@ class Report:
     advice: str = ""
     restarts: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    limiting: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def stage(self, name: str) -> StageReport:
         """The report of a stage, by its name."""
@@ -136,6 +141,7 @@ class Report:
         ]
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
+        lines += self.notes
         return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
 
 
