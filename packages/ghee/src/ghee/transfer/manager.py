@@ -330,7 +330,7 @@ class TransferManager:
 
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
-encoded = encode(batch)
+        encoded = encode(batch)
         made = _Made(encoded.rows, encoded.size)
         is_early = made.size >= EARLY_BYTES
         if not is_early:
