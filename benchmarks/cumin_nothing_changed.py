@@ -148,7 +148,9 @@ def main() -> None:
     if arguments.prepare:
         return
     print(f"python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, cache warm")
-    print("| files | cumin, s | µs a file | of it listing and token | scandir+stat alone | command `cumin plan`, s | peers |")
+    print(
+        "| files | cumin, s | µs a file | of it listing and token | scandir+stat alone | command `cumin plan`, s | peers |"
+    )
     print("|---|---|---|---|---|---|---|")
     for files, root in roots.items():
         print(row(root, files, with_peers=not arguments.no_peers), flush=True)

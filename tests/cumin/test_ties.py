@@ -42,6 +42,16 @@ def test_delta_is_read_at_its_version_and_rebuilt_from_it(tmp_path: Path) -> Non
         cumin.plan("d", sql=sql, inputs={"t": cumin.delta(tmp_path / "nothing")})
 
 
+def test_files_of_delta_that_are_older_than_a_column_have_null_there(tmp_path: Path) -> None:
+    import deltalake
+
+    path = tmp_path / "t"
+    deltalake.write_deltalake(path, pa.table({"a": [1]}))
+    deltalake.write_deltalake(path, pa.table({"a": [2], "b": [3]}), mode="append", schema_mode="merge")
+    ds = cumin.build("d", sql="SELECT a, b FROM t", inputs={"t": cumin.delta(path)}, order_key="a", store=tmp_path / "store")
+    assert ds.to_table().to_pydict() == {"a": [1, 2], "b": [None, 3]}
+
+
 def test_iceberg_is_read_at_its_snapshot_with_deletes_and_new_columns(tmp_path: Path) -> None:
     from pyiceberg.catalog import load_catalog
 
