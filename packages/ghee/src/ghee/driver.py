@@ -27,6 +27,7 @@ from ghee.rank import run_rank
 from ghee.report import Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
 from ghee.task import RankTask
+from ghee.trace import TraceSettings
 from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
 from ghee.transfer.manager import Report as RankReport
 
@@ -56,12 +57,13 @@ class Driver:
         start: Start | None = None,
         journal: Journal | None = None,
         restarts: Sequence[str] = (),
+        trace: TraceSettings | None = None,
     ) -> None:
-        """`restarts` says why the run was started again before."""
+        """`restarts` says why the run was started again before; `trace`: what ranks do is to be written down."""
         self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
         self.results: dict[RankId, bytes] = {}
         self.failures: dict[int, BaseException] = {}
-        self._retries = retries
+        self._retries, self._trace = retries, trace
         self._start = start or Start()
         self._journal = journal
         self._restarts: list[str] = list(restarts)
@@ -211,7 +213,7 @@ class Driver:
         splits = self._splits if stage.kind == "read" else []
         return RankTask(
             stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
-            self.plan.epochs, str(self.folder), stage.resources.gpus,
+            self.plan.epochs, str(self.folder), stage.resources.gpus, self._trace,
         )  # fmt: skip
 
     def _welcome(self, event: m.Joined) -> None:
@@ -417,7 +419,7 @@ class Driver:
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
             sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, limit.advice,
-            list(self._restarts), failures,
+            list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
         )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from ghee.failure import capture
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
+from ghee.trace import TRANSFER, Trace, TraceSettings
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
 
 MESSAGE_BYTES = 256 << 10
@@ -63,6 +64,7 @@ class Freed(NamedTuple):
 class Times:
     """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
 
+    `set_aside` counts messages of the source that could not be decoded and were passed over.
     `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
     """
 
@@ -75,6 +77,7 @@ class Times:
     batches_out: int = 0
     bytes_out: int = 0
     first_batch: float = 0.0
+    set_aside: int = 0
     read: float = 0.0
     cpu: float = 0.0
 
@@ -174,6 +177,8 @@ class TransferManager:
         self.cpu_clock: Callable[[], float] = time.process_time
         """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
         self._cpu_before = 0.0
+        self.trace: Trace | None = None
+        """Where what happens is written down, if somebody has asked for it."""
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
@@ -210,6 +215,10 @@ class TransferManager:
         self._events.extend(events)
         self._signal()
 
+    def write_trace(self, settings: TraceSettings, stage: str) -> None:
+        """Write down from now on what happens, and when."""
+        self.trace = Trace(settings, self.rank, stage, self._endpoint.address)
+
     @property
     def credit(self) -> int:
         """The smallest credit of a rank that this one sends to, in bytes."""
@@ -223,6 +232,8 @@ class TransferManager:
                 self._wait()
             if self._first_at:
                 self.times.waited_input += time.perf_counter() - began
+            if self.trace is not None:
+                self.trace.wait("waits for a split", began)
             return self.urgent_read() or self._reads.popleft()
 
     def count_work(self) -> None:
@@ -256,6 +267,8 @@ class TransferManager:
                 self._wait()
             if self.times.first_batch:  # what came before the first batch is the run's start, and no wait of this stage
                 self.times.waited_input += time.perf_counter() - began
+            if self.trace is not None:
+                self.trace.wait("waits for input", began)
         if not isinstance(step, Deliver):
             return step
         arrived = step.item
@@ -294,11 +307,16 @@ class TransferManager:
                     return False
                 self._wait()
             self.times.waited_room += time.perf_counter() - began
+            if self.trace is not None:
+                self.trace.wait("waits for room", began)
             return True
 
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
+        began = time.perf_counter()
         parcel = self._store.put(encode(batch), self._settings.receivers)
+        if self.trace is not None:
+            self.trace.span("packs", began, batch=name, bytes=parcel.size)
         with self._changed:
             self._outbox.add(name, parcel)
         self.largest = max(self.largest, parcel.size)
@@ -310,9 +328,12 @@ class TransferManager:
 
     def wait_for_recorded(self, number: int) -> None:
         """Wait until the driver has written checkpoint `number` down."""
+        began = time.perf_counter()
         with self._changed:
             while self._recorded < number:
                 self._wait()
+        if self.trace is not None:
+            self.trace.wait("waits for the checkpoint", began)
 
     def wait_for_stop(self) -> None:
         """Wait until the driver stops the rank."""
@@ -364,6 +385,8 @@ class TransferManager:
             self._say_why(error)
         finally:
             self._endpoint.close()
+            if self.trace is not None:
+                self.trace.close()
             with self._changed:
                 self._stopped = True
                 self._changed.notify_all()
@@ -379,6 +402,8 @@ class TransferManager:
         events = []
         while self._events:
             events.append(self._events.popleft())
+        if self.trace is not None:  # what has failed will be killed once the driver knows
+            self.trace.flush(at_once=any(isinstance(event, m.Failed) for event in events))
         now = time.monotonic()
         due = now - self._statistics_at >= STATISTICS_EVERY or any(isinstance(event, m.Returned) for event in events)
         if events or due:
@@ -410,6 +435,7 @@ class TransferManager:
     def _on_arrived(self, arrived: Arrived, frames: list[Buffer]) -> None:
         if (arrived.id, arrived.sender) in self._refused:
             return
+        began = time.perf_counter()
         try:
             arrived = arrived._replace(buffers=self._store.open(arrived.address, arrived.note, frames))
         except OSError:
@@ -423,6 +449,8 @@ class TransferManager:
                 self._delivery.arrived_again(arrived)
             else:
                 self._delivery.arrived(arrived.id[0], arrived.place, arrived)
+        if self.trace is not None:
+            self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
 
     def _on_instructions(self, instructions: Instructions) -> None:
         self._addresses.update(instructions.addresses)
@@ -488,8 +516,11 @@ class TransferManager:
         parcels = self._parcels.pop(address, [])
         self._parcels_size.pop(address, None)
         if parcels:
+            began = time.perf_counter()
             heads = [(head, len(frames)) for head, frames in parcels]
             self._endpoint.send(address, [pickle.dumps(heads), *(frame for _, frames in parcels for frame in frames)])
+            if self.trace is not None:
+                self.trace.sent(began, [head.id for head, _ in parcels], address, sum(head.size for head, _ in parcels))
 
     def _pass_on(self) -> None:
         """Send copies of batches in the inbox to the ranks for which the tail has none, once they have arrived here."""
