@@ -9,6 +9,7 @@ Example:
 
 from ghee import context, errors
 from ghee.checkpoints import checkpoint, restored
+from ghee.launch.kubernetes import Kubernetes
 from ghee.pipeline import Pipeline, branches, read
 from ghee.run import Run, resume, run
 from ghee.stream import Batches, Epoch
@@ -18,7 +19,7 @@ rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
     "read", "branches", "Pipeline",
-    "run", "resume", "Run",
+    "run", "resume", "Run", "Kubernetes",
     "checkpoint", "restored",
     "Batches", "Epoch",
     "rank", "size", "stage",

@@ -22,6 +22,7 @@ from ghee.pipeline import Pipeline
 from ghee.pipeline_file import find_pipeline, stage_options
 
 if TYPE_CHECKING:
+    from ghee.remote import RemoteRun
     from ghee.run import Run
 
 RUN_FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -82,7 +83,7 @@ def _resume(parsed: argparse.Namespace) -> int:
     ))  # fmt: skip
 
 
-def _show(handle: Run) -> int:
+def _show(handle: Run | RemoteRun) -> int:
     print(handle.report)
     for stage, results in handle.results.items():
         if results[0] is not None:

@@ -112,12 +112,16 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+def is_installed(file: str) -> bool:
+    """Whether a file belongs to the standard library, an installed package or ghee."""
+    return file.startswith((_OURS, *_INSTALLED, "<frozen")) or "site-packages" in file
+
+
 def users_line(trace: TracebackType | None) -> str:
     """The innermost line that is neither ours nor an installed package's: `file:line in function: source`."""
     best: traceback.FrameSummary | None = None
     for frame in traceback.extract_tb(trace):
-        installed = frame.filename.startswith((_OURS, *_INSTALLED, "<frozen")) or "site-packages" in frame.filename
-        if not installed and not frame.filename.endswith(_CYTHON):
+        if not is_installed(frame.filename) and not frame.filename.endswith(_CYTHON):
             best = frame
     if best is None:
         return ""
