@@ -7,13 +7,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-import swimmy.manifests
-from swimmy.manifests import RUN_LABEL
 
 import ghee
+import swimmy.manifests
+from swimmy.manifests import RUN_LABEL
 
 NAMESPACE = "restricted"
 IMAGE = "localhost/ghee/python:test"
@@ -44,8 +45,8 @@ class Place:
     def on(self, **pods: Any) -> ghee.Kubernetes:
         """The settings of a run."""
         asked = {
-            "python": sys.executable, "cpus": "50m", "memory": "512Mi", "image_pull_policy": "Never", "grace": 1, "lease": 10,
-            **pods,
+            "python": sys.executable, "cpus": "50m", "memory": "512Mi", "image_pull_policy": "Never", "grace": 1,
+            "lease": 10, **pods,
         }  # fmt: skip
         return ghee.Kubernetes(image=IMAGE, kubeconfig=str(self.kube.kubeconfig), namespace=NAMESPACE, pods=asked)
 
@@ -82,6 +83,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             kind = {"Role": "roles", "RoleBinding": "rolebindings"}[manifest["kind"]]
             kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/{kind}", manifest)
         yield Place(kube)
+
+
+@pytest.fixture
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the keys of detached runs are kept."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

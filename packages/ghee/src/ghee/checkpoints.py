@@ -40,8 +40,8 @@ class Checkpoints:
         """Write a rank's value, whole or not at all. Raises CheckpointError for what cannot be pickled or written."""
         if not self.folder.is_dir():
             raise CheckpointError(
-                f"the run's folder {self.folder} is not on this rank's machine, so the value of a checkpoint would be lost with "
-                "it: give the run a folder that all Pods share (on=ghee.Kubernetes(home=..., pods={'volumes': [...]}))"
+                f"the run's folder {self.folder} is not on this rank's machine, so the value of a checkpoint would be lost "
+                "with it: give the run a folder that all Pods share (ghee.Kubernetes(home=..., pods={'volumes': [...]}))"
             )
         path = self._path(number, rank)
         unfinished = path.with_suffix(".part")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import linecache
 import os
 import pickle
+import re
 import sysconfig
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import cloudpickle
@@ -110,6 +111,13 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS) and trace.tb_next is not None:
         trace = trace.tb_next
     return trace
+
+
+def with_source(failure: Failure) -> Failure:
+    """The same with the text of the user's line: a rank on a cluster has no file to read it from, the user has."""
+    found = re.fullmatch(r"(.+):(\d+) in \S+", failure.line)
+    source = linecache.getline(found[1], int(found[2])).strip() if found else ""
+    return replace(failure, line=f"{failure.line}: {source}") if source else failure
 
 
 def is_installed(file: str) -> bool:

@@ -41,8 +41,8 @@ def run_rank(
 ) -> None:
     """Join the run, do the task, tell how it ended, and wait to be stopped.
 
-    The task comes from the driver unless it is given: what runs in the driver's own process need not pickle. `address` is the
-    IP of the rank's Pod on a cluster.
+    The task comes from the driver unless it is given: what runs in the driver's own process need not pickle. `address` is
+    the IP of the rank's Pod on a cluster.
     """
     place = _Where(manager.rank, stage)
     try:

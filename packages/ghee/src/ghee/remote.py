@@ -14,8 +14,9 @@ import cloudpickle
 from ghee import failure
 from ghee.errors import CancelledError, RemoteTraceback
 from ghee.failure import Failure
-from ghee.launch.kubernetes import Kubernetes, remote_error, start_driver
+from ghee.launch.kubernetes import DriverHandle, Kubernetes, attach_driver, explain, start_driver
 from ghee.pipeline import Pipeline
+from ghee.plan import make_plan
 from ghee.report import RankReport, Report, StageReport
 
 _FIGURES = "\x1eghee-report "
@@ -71,18 +72,18 @@ class RemoteRun:
     """
 
     def __init__(
-        self, handle: Any, pipeline: Pipeline | None = None, update: Callable[[Report], None] | None = None,
+        self, driver: DriverHandle, pipeline: Pipeline | None = None, update: Callable[[Report], None] | None = None,
         line: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
-        """`handle` is swimmy's, of the driver; `update` is called with each report, `line` with what the ranks print."""
-        self._handle, self._pipeline = handle, pipeline
+        """`update` is called with each report, `line` with what the ranks print."""
+        self._driver, self._handle, self._pipeline = driver, driver.swimmy, pipeline
         self._update, self._line = update, line
-        self._report = Report(handle.id)
+        self._report = Report(self._handle.id)
         self._error: BaseException | None = None
         self._outcome: Outcome | None = None
         self._cancelled = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name=f"ghee run {handle.id}", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name=f"ghee run {self._handle.id}", daemon=True)
         self._thread.start()
 
     @property
@@ -105,20 +106,20 @@ class RemoteRun:
                         self._update(report)
                 elif self._line is not None:
                     self._line(line.text)
-            self._error = remote_error(self._handle)
+            self._error = self._driver.error()
             if self._error is None:
                 self._outcome = self._handle.result()[0]
                 self._take(self._outcome)
             elif self._cancelled:
                 self._error = CancelledError("the run was cancelled")
         finally:
-            self._handle.close()
+            self._driver.close()
             self._over.set()
 
     def _take(self, outcome: Outcome) -> None:
         self._report = outcome.report
         if outcome.error is not None:
-            self._error = failure.restore(outcome.error)
+            self._error = failure.restore(failure.with_source(outcome.error))
         for name, written in outcome.lists.items():
             target = self._targets().get(name)
             if target is not None:
@@ -140,11 +141,11 @@ class RemoteRun:
     @property
     def failures(self) -> dict[str, BaseException]:
         """The branches that have failed while the others went on. Waits for the end."""
-        return {name: failure.restore(each) for name, each in self._end().failures.items()}
+        return {name: failure.restore(failure.with_source(each)) for name, each in self._end().failures.items()}
 
     @property
     def result(self) -> Any:
-        """What rank 0 of the last loop returned, or the list that was written to; a dict of these where there are several."""
+        """What rank 0 of the last loop returned, or the list that was written to; of several a dict."""
         found: dict[str, Any] = {name: ranks[0] for name, ranks in self.results.items()}
         found |= self.failures
         found |= self._targets()
@@ -188,8 +189,19 @@ def submit(
     """Start the run: `drive(pipeline, settings, options)` is called in the driver's Pod."""
     with _own_modules_by_value():
         blob = cloudpickle.dumps(pipeline)
-    handle = start_driver(drive, (blob, settings, options), settings, detach=detach)
-    return RemoteRun(handle, pipeline, update, line)
+    driver = start_driver(drive, (blob, settings, options), settings, detach=detach)
+    return RemoteRun(driver, pipeline, update, line)
+
+
+def attach(run: str, settings: Kubernetes, line: Callable[[str], None] | None = None) -> RemoteRun:
+    """Follow a detached run again, from the machine that started it: its output from the first line, its results."""
+    return RemoteRun(attach_driver(run, settings), line=line)
+
+
+def manifests(pipeline: Pipeline, settings: Kubernetes) -> str:
+    """The YAML of the Jobs that a run on a cluster would create."""
+    plan = make_plan(pipeline)
+    return explain([(s.name, s.resources, s.one_world) for s in plan.stages if not s.hosted], settings)
 
 
 class _own_modules_by_value:

@@ -6,14 +6,16 @@
       log, outcome  ◄───────────    start(world) ── swimmy, a run a world ─►  run_in_pod: one rank
                                     driver's inbox  ◄══ CURVE over TCP ═════►  ranks' inboxes
 
-The user's process speaks with the Kubernetes API and the driver's agent only; the stages' Pods end with the driver's Job, which
-owns theirs.
+The user's process speaks with the Kubernetes API and the driver's agent only; the stages' Pods end with the driver's Job,
+which owns theirs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,41 +103,77 @@ def _image(image: str | None, settings: Kubernetes) -> str:
     return found
 
 
-def explain(stages: Sequence[tuple[str, Resources, bool]], settings: Kubernetes) -> list[dict[str, Any]]:
-    """The manifests of the Jobs that a run would create. `stages`: name, resources, whether it is one world."""
+def explain(stages: Sequence[tuple[str, Resources, bool]], settings: Kubernetes) -> str:
+    """The YAML of the Jobs that a run would create. `stages`: name, resources, whether it is one world."""
     from swimmy import manifests
 
     mpi = _swimmy().mpi
     jobs = [manifests.job("ghee-driver", driver_pods(settings), mpi(1, kind="none"))]
     for name, resources, one_world in stages:
-        how = mpi(resources.ranks, kind=settings.mpi)
         for replica in range(1 if one_world else resources.replicas):
             pods = stage_pods(resources, resources.replicas if one_world else 1, settings)
-            jobs.append(manifests.job(f"ghee-{name}-{replica}".replace("_", "-").lower(), pods, how))
-    return jobs
+            job = f"ghee-{name}-{replica}".replace("_", "-").lower()
+            jobs.append(manifests.job(job, pods, mpi(resources.ranks, kind=settings.mpi)))
+    return str(manifests.as_yaml(jobs))
+
+
+class DriverHandle:
+    """The driver of a run as the user's process follows it: swimmy's handle, and the connection that it needs."""
+
+    def __init__(self, start: Callable[[swimmy.Cluster], swimmy.Handle], settings: Kubernetes) -> None:
+        self._cluster = cluster(settings)
+        try:
+            self.swimmy = start(self._cluster)
+        except BaseException:
+            self._cluster.close()
+            raise
+
+    def error(self) -> BaseException | None:
+        """Wait for the end; what it ended with if the driver could not tell itself, such as a lost Pod."""
+        try:
+            self.swimmy.result()
+        except _swimmy().errors.SwimmyError as error:
+            return error  # type: ignore[no-any-return]
+        return None
+
+    def close(self) -> None:
+        """Stop following; a run that is not detached ends. May be called twice."""
+        self.swimmy.close()
+        self._cluster.close()
 
 
 def start_driver(
     function: Callable[..., Any], args: Sequence[Any], settings: Kubernetes, *, detach: bool = False
-) -> swimmy.Handle:
+) -> DriverHandle:
     """Call the function in a Pod that may create the others."""
-    return _swimmy().submit(  # type: ignore[no-any-return]
-        _in_image(function), args, pods=driver_pods(settings), cluster=cluster(settings), name="ghee", detach=detach
+    pods = driver_pods(settings)
+    return DriverHandle(
+        lambda cluster: _swimmy().submit(_in_image(function), args, pods=pods, cluster=cluster, name="ghee", detach=detach),
+        settings,
     )
+
+
+def attach_driver(run: str, settings: Kubernetes) -> DriverHandle:
+    """Follow the driver of a detached run again. Raises swimmy's RunGone."""
+    return DriverHandle(lambda cluster: _swimmy().attach(run, cluster=cluster), settings)
+
+
+def cancel_driver(run: str, settings: Kubernetes) -> None:
+    """Delete the driver's Job, and all that it owns with it. Raises swimmy's RunGone."""
+    with contextlib.closing(cluster(settings)) as connected:
+        _swimmy().cancel(run, cluster=connected)
+
+
+def list_drivers(settings: Kubernetes) -> list[dict[str, Any]]:
+    """The runs on the cluster: swimmy's, without those that a driver has started for its stages."""
+    with contextlib.closing(cluster(settings)) as connected:
+        found = _swimmy().runs(cluster=connected)
+    return [run for run in found if re.fullmatch(r"ghee-[0-9a-f]{6}", run["id"])]
 
 
 def _in_image(function: Callable[..., Any]) -> Callable[..., Any]:
     """swimmy sends a function's own package along if it is installed from sources; ghee is in the image."""
     return functools.partial(function)
-
-
-def remote_error(handle: swimmy.Handle) -> BaseException | None:
-    """Wait for a driver's end; what it ended with if it could not tell itself, such as a lost Pod. None if it returned."""
-    try:
-        handle.result()
-    except _swimmy().errors.SwimmyError as error:
-        return error  # type: ignore[no-any-return]
-    return None
 
 
 @dataclass(frozen=True)
@@ -263,6 +301,7 @@ class KubernetesLauncher:
         for thread in [*closing, *(thread for started in self._started for thread in started.followers)]:
             thread.join()
         self._started.clear()
+        self._cluster.close()
 
     # ── following ────────────────────────────────────────────────────────────────────────────────────────────────
 
