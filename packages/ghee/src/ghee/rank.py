@@ -202,6 +202,8 @@ class _Reader:
                 if step.only is None:
                     manager.tell(m.Idle(manager.rank))
         self._function.close()
+        if hasattr(self._source, "close"):
+            self._source.close()
 
     def _read(self, step: m.Read) -> None:
         manager, batches, rows = self._manager, 0, 0
@@ -224,6 +226,7 @@ class _Reader:
             self._said[step.epoch] += 0 if step.redo else count
             self._place.at(None)
         partial = step.only is not None
+        manager.times.set_aside = getattr(self._source, "set_aside", 0)
         manager.tell(m.SplitDone(manager.rank, step.epoch, step.split, batches, rows, partial))
 
     def _batches(self, step: m.Read) -> Iterator[Any]:

@@ -66,6 +66,7 @@ class StageReport:
     skipped: int = 0
     repeated: int = 0
     padded: int = 0
+    set_aside: int = 0
     replicas: int = 1
     cpu: float = 0.0
     reading: float = 0.0
@@ -135,6 +136,9 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [
+            f"{s.name} set {s.set_aside:,} messages aside, which could not be decoded" for s in self.stages if s.set_aside
+        ]
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
         lines += self.notes
@@ -163,7 +167,7 @@ def summarize_stage(
         sum(rank.waited_input for rank in by_rank.values()) / total,
         sum(rank.waited_room for rank in by_rank.values()) / total, worked / total,
         sum(e.dropped for e in entries), sum(e.tail for e in entries), sum(e.skipped for e in entries),
-        sum(e.repeated for e in entries), sum(e.padded for e in entries),
+        sum(e.repeated for e in entries), sum(e.padded for e in entries), sum(t.set_aside for _, t in times),
         cpu=sum(rank.cpu for rank in by_rank.values()) / total,
         reading=sum(t.read for _, t in times) / (worked or 1.0),
         capacity=rows / (worked / max(ranks, 1)) if worked else 0.0,

@@ -33,6 +33,9 @@ from ghee.transfer.contract import Endpoint, Message, Parcel, Store
 MESSAGE_BYTES = 256 << 10
 """Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""
 
+EARLY_BYTES = 4 << 20
+"""A batch of so many bytes is announced before it is copied: the driver's answer comes while the copy is under way."""
+
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
 
@@ -64,6 +67,7 @@ class Freed(NamedTuple):
 class Times:
     """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
 
+    `set_aside` counts messages of the source that could not be decoded and were passed over.
     `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
     """
 
@@ -76,6 +80,7 @@ class Times:
     batches_out: int = 0
     bytes_out: int = 0
     first_batch: float = 0.0
+    set_aside: int = 0
     read: float = 0.0
     cpu: float = 0.0
 
@@ -116,10 +121,23 @@ class Settings:
 
 
 @dataclass
+class _Made:
+    """A batch of this rank. `parcel` is None until the transfer thread knows that it is laid down; by then `sends` are due,
+    and `is_over` says that nobody gets it after these.
+    """
+
+    rows: int
+    size: int
+    parcel: Parcel | None = None
+    sends: list[m.Send] = field(default_factory=list)
+    is_over: bool = False
+
+
+@dataclass
 class _Outbox:
     """What waits to be sent; a batch that was made twice is here twice. `used` is in bytes, by epoch."""
 
-    parcels: dict[BatchId, list[Parcel]] = field(default_factory=dict)
+    batches: dict[BatchId, list[_Made]] = field(default_factory=dict)
     used: dict[int, int] = field(default_factory=dict)
 
     def held(self, upto: BatchId, exact: bool) -> int:
@@ -129,23 +147,23 @@ class _Outbox:
         """
         if not exact:
             return sum(size for epoch, size in self.used.items() if epoch <= upto[0])
-        return sum(p.size for name, copies in self.parcels.items() if name[: len(upto)] <= upto for p in copies)
+        return sum(made.size for name, copies in self.batches.items() if name[: len(upto)] <= upto for made in copies)
 
-    def add(self, name: BatchId, parcel: Parcel) -> None:
-        self.parcels.setdefault(name, []).append(parcel)
-        self.used[name[0]] = self.used.get(name[0], 0) + parcel.size
+    def add(self, name: BatchId, made: _Made) -> None:
+        self.batches.setdefault(name, []).append(made)
+        self.used[name[0]] = self.used.get(name[0], 0) + made.size
 
-    def take(self, name: BatchId) -> Parcel:
-        copies = self.parcels[name]
-        parcel = copies.pop(0)
+    def take(self, name: BatchId) -> _Made:
+        copies = self.batches[name]
+        made = copies.pop(0)
         if not copies:
-            del self.parcels[name]
-        left = self.used[name[0]] - parcel.size
+            del self.batches[name]
+        left = self.used[name[0]] - made.size
         if left:
             self.used[name[0]] = left
         else:
             del self.used[name[0]]
-        return parcel
+        return made
 
 
 class TransferManager:
@@ -166,6 +184,7 @@ class TransferManager:
         self._delivery: Delivery[Arrived] = Delivery(False, False)
         self._reads: deque[m.Read | m.EpochEnd | m.StreamEnd] = deque()
         self._outbox = _Outbox()
+        self._laid_down: deque[tuple[_Made, Parcel]] = deque()
         self._changed = threading.Condition()
         self._events: deque[Event] = deque()
         self._addresses: dict[RankId, str] = {}
@@ -311,18 +330,29 @@ class TransferManager:
 
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
+        encoded = encode(batch)
+        made = _Made(encoded.rows, encoded.size)
+        is_early = made.size >= EARLY_BYTES
+        if not is_early:
+            made.parcel = self._lay_down(name, encoded)
+        with self._changed:
+            self._outbox.add(name, made)
+        self.largest = max(self.largest, made.size)
+        self.times.batches_out += 1
+        self.times.rows_out += made.rows
+        self.times.bytes_out += made.size
+        self.tell(m.Made(self.rank, name, made.rows, made.size))
+        if is_early:
+            self._laid_down.append((made, self._lay_down(name, encoded)))
+            self._signal()
+        return made.rows
+
+    def _lay_down(self, name: BatchId, encoded: Encoded) -> Parcel:
         began = time.perf_counter()
-        parcel = self._store.put(encode(batch), self._settings.receivers)
+        parcel = self._store.put(encoded, self._settings.receivers)
         if self.trace is not None:
             self.trace.span("packs", began, batch=name, bytes=parcel.size)
-        with self._changed:
-            self._outbox.add(name, parcel)
-        self.largest = max(self.largest, parcel.size)
-        self.times.batches_out += 1
-        self.times.rows_out += parcel.rows
-        self.times.bytes_out += parcel.size
-        self.tell(m.Made(self.rank, name, parcel.rows, parcel.size))
-        return parcel.rows
+        return parcel
 
     def wait_for_recorded(self, number: int) -> None:
         """Wait until the driver has written checkpoint `number` down."""
@@ -395,6 +425,8 @@ class TransferManager:
         self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, [failed], None))])
 
     def _flush(self) -> None:
+        while self._laid_down:
+            self._send_waiting(*self._laid_down.popleft())
         for sender, places in self._store.freed():
             self._endpoint.send(sender, [pickle.dumps(Freed(self._endpoint.address, places))])
         events = []
@@ -468,7 +500,7 @@ class TransferManager:
             case m.Send():
                 self._send(action)
             case m.Discard():
-                self._store.drop(self._outbox.take(action.id))
+                self._let_go(self._outbox.take(action.id))
             case m.Recall():
                 self._refused.add((action.id, action.sender))
                 self._events.append(m.Recalled(self.rank, action.id))
@@ -492,9 +524,30 @@ class TransferManager:
             self._forward.append(action)
             self._pass_on()
             return
-        self._dispatch(action, self._outbox.parcels[action.id][0])
+        made = self._outbox.batches[action.id][0]
+        if made.parcel is None:
+            made.sends.append(action)
+        else:
+            self._dispatch(action, made.parcel)
         if action.last:
-            self._store.drop(self._outbox.take(action.id))
+            self._let_go(self._outbox.take(action.id))
+
+    def _let_go(self, made: _Made) -> None:
+        """Nobody gets the batch any more, but for those that it is to be sent to once it is laid down."""
+        if made.parcel is None:
+            made.is_over = True
+        else:
+            self._store.drop(made.parcel)
+
+    def _send_waiting(self, made: _Made, parcel: Parcel) -> None:
+        """A batch that was announced early is laid down now."""
+        made.parcel = parcel
+        for action in made.sends:
+            self._dispatch(action, parcel)
+            self._dispatch_all(self._addresses[action.to])
+        made.sends.clear()
+        if made.is_over:
+            self._store.drop(parcel)
 
     def _dispatch(self, action: m.Send, parcel: Parcel) -> None:
         to = self._addresses[action.to]
