@@ -33,7 +33,7 @@ def preprocess(seconds: float, jitter: float, batch: Any) -> Any:
 
 
 def train(step: float, batches: Any) -> tuple[float, float, list[float], list[float]]:
-    """Seconds waited, seconds in steps, and how long each batch's preprocessing and each wait were; after the first batch."""
+    """Seconds waited, seconds in steps, and of each batch's preprocessing, of each wait; from the first batch on."""
     waited, stepped, slept, waits = 0.0, 0.0, [], []
     asked = 0.0
     for batch in batches:

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import zmq
-import zmq.utils.monitor
 import zmq.utils.z85
 
 from ghee.codec import Buffer
@@ -281,7 +280,7 @@ def _send(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
 def _was_lost(out: _Out) -> bool:
     lost = False
     while out.monitor is not None and out.monitor.poll(0):
-        zmq.utils.monitor.recv_monitor_message(out.monitor)
+        out.monitor.recv_multipart()  # what it says is what it was asked for; zmq.utils.monitor would import asyncio
         lost = True
     return lost
 
