@@ -72,6 +72,7 @@ class LocalLauncher:
 
     def __init__(self, logs: Path, line: Callable[[str, str], None] | None = None, carrier: str = "shm") -> None:
         """`logs` is the folder of the logs; `line` is called with (source, line) for each line that a rank prints."""
+        self.cores: int | None = len(os.sched_getaffinity(0))
         self._mpiexec = _find_mpiexec()
         self._carrier = carrier
         self._logs = logs
