@@ -56,6 +56,7 @@ class Report:
     advice: str = ""
     restarts: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
 
     def stage(self, name: str) -> StageReport:
         """The report of a stage, by its name."""
@@ -95,6 +96,7 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [f"changed {reason}" for reason in self.changes]
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
         return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
