@@ -1,10 +1,13 @@
 """Building: never twice, exact about its inputs, whole after any crash."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,9 +19,11 @@ import pytest
 
 import cumin
 from cumin.building import build_recipe
+from cumin.partitions import NULL_PARTITION
 from cumin.planning import make_plan
 from cumin.store import POINTS, Store
 from cumin.verify import verify
+from cumin.windows import Windows
 
 FIRST_DAY = date(2026, 1, 1)
 WriteDay = Callable[..., Path]
@@ -93,6 +98,26 @@ def test_only_partitions_that_the_query_can_read_count(write_day: WriteDay, reci
     assert plan_id(recipe) == wanted
     write_day(lake / "events", 5, seed=99)
     assert plan_id(recipe) != wanted
+
+
+def test_plans_at_the_same_time_do_not_see_each_others_tables(recipe: dict[str, Any], tmp_path: Path) -> None:
+    ids: dict[int, set[tuple[str, str]]] = {number: set() for number in range(6)}
+
+    def plan_often(number: int) -> None:
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.table({f"only_{number}": [number], "seen": pa.array([0], pa.timestamp("us", "UTC"))}), path)
+        for _ in range(8):
+            zone = ("UTC", "Asia/Tokyo")[number % 2]
+            made = cumin.plan("x", sql=f"SELECT only_{number}, CAST(seen AS DATE) AS day FROM lake.t",
+                              inputs={"lake.t": cumin.files(path)}, engine=cumin.duckdb(timezone=zone))  # fmt: skip
+            ids[number].add((made.build_id, made.schema.names[0]))
+
+    threads = [threading.Thread(target=plan_often, args=(number,)) for number in ids]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert [name for found in ids.values() for _, name in found] == [f"only_{number}" for number in ids]
 
 
 WHERE_READS = [
@@ -363,6 +388,44 @@ def test_a_partition_without_rows_is_known_to_be_empty(rolling: dict[str, Any]) 
     first = build(values)
     assert first.partitions == ["dt=2026-01-01", "dt=2026-01-02"]
     assert first.manifest["stats"]["partitions_built"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "value", "back", "wanted"),
+    [
+        ("date", ["2026-01-01", "2026-01-03", "2026-01-04"], date(2026, 1, 4), 2, ["2026-01-03", "2026-01-04"]),
+        ("int", ["2", "10", "9"], 10, 1, ["10", "9"]),
+        ("string", ["a", "c", "f", "g"], "f", 1, ["c", "f"]),
+        ("string", ["a", "c", "f"], "d", 1, ["a", "c"]),
+        ("string", ["a", NULL_PARTITION], None, 3, [NULL_PARTITION]),
+    ],
+)
+def test_a_look_back_counts_in_days_numbers_or_places(
+    tmp_path: Path, kind: str, values: list[str], value: Any, back: int, wanted: list[str]
+) -> None:
+    for each in values:
+        (tmp_path / f"t/p={each}").mkdir(parents=True)
+        pq.write_table(pa.table({"a": [1]}), tmp_path / f"t/p={each}/x.parquet")
+    table = cumin.hive(tmp_path / "t", partition={"p": kind}).open()
+    window = Windows(table, sorted(table.partitions), "p")
+    assert window.before(value, back) == [f"p={each}" for each in wanted]
+
+
+def test_a_year_of_partitions_is_planned_without_looking_at_pairs_of_them(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    pq.write_table(pa.table({"a": [1]}), data)
+    for day in range(365):
+        (folder := tmp_path / f"t/dt={FIRST_DAY + timedelta(day)}").mkdir(parents=True)
+        (folder / "x.parquet").write_bytes(data.getvalue())
+    calls: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, _: calls.update([frame.f_code.co_name] if event == "call" else []))
+    try:
+        made = cumin.plan("x", sql="SELECT dt, count(*) AS n FROM t GROUP BY dt", partition_by="dt", lookback={"t": 6},
+                          inputs={"t": cumin.hive(tmp_path / "t", partition="dt")})  # fmt: skip
+    finally:
+        sys.setprofile(None)
+    assert len({each.build_id for each in made.subplans}) == 365
+    assert calls["typed"] < 10 * 365
 
 
 # -- bad input ------------------------------------------------------------------------------------

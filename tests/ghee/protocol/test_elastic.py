@@ -205,6 +205,17 @@ def test_readers_without_splits_are_of_no_use() -> None:
     assert [change.after for change in pipe.rule.decide(2, seen, 3)] == [4]
 
 
+def test_it_does_not_grow_past_what_the_cores_of_one_machine_can_do() -> None:
+    facts = [StageFacts(0, "preprocess", "read", None, bounds=(1, 20)), StageFacts(1, "train", "loop", 0)]
+    for cores, after in ((None, 10), (2, 2), (7, 6), (1, 1)):  # of 1.2 cores that are used, one replica computes on one
+        rule = Elastic(facts, cores)
+        first = [Seen({RankId(0, 0): Figures(1, 0, 0, 10, 10, 1)}), Seen({RankId(1, 0): Figures(1, 9, 0, 10, 0, 1)})]
+        assert rule.decide(0, first, FOREVER) == []
+        then = [Seen({RankId(0, 0): Figures(11, 0, 0, 110, 110, 11)}), Seen({RankId(1, 0): Figures(2, 18, 0, 110, 0, 3)})]
+        changes = rule.decide(10, then, FOREVER)
+        assert [change.after for change in changes] == ([after] if after > 1 else [])
+
+
 def test_it_says_why() -> None:
     rule = Elastic([
         StageFacts(0, "read", "read", None),

@@ -18,15 +18,16 @@ from ghee.checkpoints import Checkpoints
 from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
 from ghee.journal import Journal
 from ghee.launch.contract import Death, Launcher, World
+from ghee.limit import find_limit
 from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
 from ghee.protocol.coordinator import RETRIES, Coordinator
 from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Event, RankId
 from ghee.rank import run_rank
-from ghee.report import Report, StageReport, find_limit, summarize_stage
+from ghee.report import Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
-from ghee.scaling import Scaling, numbers_of
+from ghee.scaling import Scaling, advise, numbers_of
 from ghee.task import RankTask
 from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
 from ghee.transfer.manager import Report as RankReport
@@ -77,7 +78,7 @@ class Driver:
         self._told: dict[RankId, set[RankId]] = defaultdict(set)
         self._waiting: dict[RankId, list[Action]] = defaultdict(list)
         self._times: dict[RankId, Times] = {}
-        self._times_of_dead: list[tuple[int, Times]] = []
+        self._times_of_dead: list[tuple[RankId, Times]] = []
         self._balanced: set[tuple[int, int]] = set()
         self._hosted: list[tuple[TransferManager, threading.Thread]] = []
         self._cancelled = threading.Event()
@@ -107,7 +108,7 @@ class Driver:
             self._endpoint = self.launcher.endpoint()
             rules = [replace(stage.rules, begin=self._replicas.get(stage.index)) for stage in self.plan.stages]
             self._coordinator = Coordinator(rules, self._source_rules(), self._retries, self._start.positions)
-            self._scaling = Scaling(self.plan, self._coordinator)
+            self._scaling = Scaling(self.plan, self._coordinator, self.launcher.cores)
             edges = self._coordinator.edges
             self._balanced.update((edge.rules.index, epoch) for edge in edges for epoch in range(edges[0].first))
             self.launcher.start(self._worlds())
@@ -207,7 +208,8 @@ class Driver:
     def _task_of(self, stage: PlannedStage) -> RankTask:
         settings = Settings(
             receivers=stage.children,
-            room=stage.credit,
+            room=self.plan.room(stage),
+            credit=self.plan.credit_after(stage),
             gated=stage.kind == "loop" and stage.size > 1,
             ordered=stage.ordered,
             epoch=self._coordinator.edges[stage.index].first,
@@ -324,7 +326,7 @@ class Driver:
         gone = []
         for rank in ranks:
             self._waiting.pop(rank, None)
-            self._times_of_dead.append((rank.stage, self._times.pop(rank, Times())))
+            self._times_of_dead.append((rank, self._times.pop(rank, Times())))
             address = self._addresses.pop(rank, None)
             if address is not None:
                 gone.append(address)
@@ -430,6 +432,12 @@ class Driver:
             self._observed = now
             self._observe(self.report())
 
+    def _most_replicas(self, stage: PlannedStage) -> int | None:
+        """How many replicas of a stage could have something to do."""
+        if stage.hosted:
+            return 1
+        return -(-len(self._splits) // stage.ranks_of_world) if stage.kind == "read" else None
+
     def report(self) -> Report:
         """What was measured so far."""
         ended = self._ended or time.time()
@@ -438,11 +446,13 @@ class Driver:
         ledger = self._coordinator.ledger
         stages: list[StageReport] = []
         for stage in self.plan.stages:
-            times = [self._times[rank] for rank in list(self._times) if rank.stage == stage.index]
-            times += [dead for index, dead in self._times_of_dead if index == stage.index]
+            times = [(rank.index, self._times[rank]) for rank in list(self._times) if rank.stage == stage.index]
+            times += [(rank.index, dead) for rank, dead in self._times_of_dead if rank.stage == stage.index]
             entries = [entry for (index, _), entry in list(ledger.entries.items()) if index == stage.index]
             there = self._replicas_of(stage) * stage.ranks_of_world if stage.elastic else stage.size
             stages.append(summarize_stage(stage.name, stage.kind, there, times, entries))
+            stages[-1].replicas, stages[-1].hosted = there // stage.ranks_of_world or 1, stage.hosted
+            stages[-1].most_replicas = self._most_replicas(stage)
         ends = [s.index for s in self.plan.stages if not self._coordinator.children[s.index]]
         firsts = [t.first_batch for r, t in list(self._times.items()) if r.stage in ends and t.first_batch]
         edges = self._coordinator.edges
@@ -451,11 +461,13 @@ class Driver:
             f"{self.plan.stages[stage].name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             for stage, error in list(self.failures.items())
         ]
-        limit, advice = find_limit(stages, [stage.parent for stage in self.plan.stages])
+        limit = find_limit(stages, [stage.parent for stage in self.plan.stages], self.launcher.cores)
+        elastic = self.plan.stages[limit.stage].elastic if limit.stage is not None else None
+        advice = advise(limit.advice, elastic, stages[limit.stage or 0].replicas)
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
-            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit, advice,
+            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
             list(self._restarts), failures, list(self.changes),
         )  # fmt: skip
 

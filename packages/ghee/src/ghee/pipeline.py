@@ -76,8 +76,8 @@ class Pipeline:
 
         A class is built once in each rank and its instances are called for each batch: load a model once, predict often.
         A method `close` of a class or callable object is called at the end. Each replica is an MPI world of its own, of
-        `ranks` ranks; `replicas=ghee.auto(min, max)` has as many as are needed. `credit` is in bytes: what may lie in the
-        inbox of a rank, and as much again in its outbox.
+        `ranks` ranks; `replicas=ghee.auto(min, max)` has as many as are needed. `credit` is in bytes: what may lie before
+        each rank, half of it in its inbox and half in its senders' outboxes.
         """
         resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
         _callable("map", function)

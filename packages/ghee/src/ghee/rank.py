@@ -7,6 +7,7 @@ import inspect
 import os
 import pickle
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,6 +49,9 @@ def run_rank(
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
         manager.configure(task.settings)
+        if inline:
+            clock = time.pthread_getcpuclockid(threading.get_ident())
+            manager.cpu_clock = functools.partial(time.clock_gettime, clock)
         result = _RUNNERS[task.kind](manager, task, place)
         manager.tell(m.Returned(manager.rank, _dump(result, task)))
         manager.wait_for_stop()
@@ -149,12 +153,12 @@ def _apply(
 
 def _warn_of_large(manager: TransferManager, stage: str) -> None:
     """Say once that a batch is larger than all credit: it passes, but nothing passes beside it."""
-    room = manager.room
-    if manager.largest > room and not manager.has_warned:
+    credit = manager.credit
+    if manager.largest > credit and not manager.has_warned:
         manager.has_warned = True
         warnings.warn(
             f"a batch of {format_bytes(manager.largest)} from stage {stage!r} is larger than its credit of "
-            f"{format_bytes(room)}: such batches pass one at a time, and memory holds them whole; make smaller batches "
+            f"{format_bytes(credit)}: such batches pass one at a time, and memory holds them whole; make smaller batches "
             f"(batch_size=) or give the stages more credit (credit={format_bytes(2 * manager.largest)!r})",
             RuntimeWarning,
             stacklevel=2,
@@ -204,6 +208,7 @@ class _Reader:
                 manager.tell(m.GaveBack(manager.rank, step.epoch, step.split))
                 return
             self._place.at(name)
+            manager.begin()
             manager.times.batches_in += 1
             manager.times.rows_in += count
             ordered = self._task.settings.ordered
@@ -226,7 +231,9 @@ def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
     began = time.perf_counter()
     batch = next(reading, None)
     if manager.times.batches_in:  # the first is the run's start: imports, opening files
-        manager.times.worked += time.perf_counter() - began
+        passed = time.perf_counter() - began
+        manager.times.worked += passed
+        manager.times.read += passed
     return batch
 
 

@@ -8,6 +8,7 @@ from ghee.plan import Plan
 from ghee.protocol.coordinator import Coordinator
 from ghee.protocol.elastic import Change, Elastic, Figures, Seen, StageFacts
 from ghee.protocol.messages import RankId
+from ghee.resources import Auto
 from ghee.transfer.manager import Times
 
 EVERY = 0.1
@@ -17,15 +18,17 @@ EVERY = 0.1
 class Scaling:
     """The numbers of replicas of a run's elastic stages. Used by the driver's thread alone."""
 
-    def __init__(self, plan: Plan, coordinator: Coordinator) -> None:
+    def __init__(self, plan: Plan, coordinator: Coordinator, cores: int | None) -> None:
+        """`cores` are those of the machine that all ranks share, None where they have machines of their own."""
         self._plan, self._coordinator = plan, coordinator
-        self._rule = Elastic([
+        facts = [
             StageFacts(
                 stage.index, stage.name, stage.kind, stage.parent, stage.ranks_of_world,  # type: ignore[arg-type]
                 (stage.elastic.min, stage.elastic.max) if stage.elastic else None, stage.when_slow,
             )
             for stage in plan.stages
-        ])  # fmt: skip
+        ]  # fmt: skip
+        self._rule = Elastic(facts, cores)
         self.is_needed = any(stage.elastic for stage in plan.stages)
         self._looked = 0.0
 
@@ -47,7 +50,14 @@ class Scaling:
 
 
 def _figures(t: Times) -> Figures:
-    return Figures(t.worked, t.waited_input, t.waited_room, t.batches_in, t.batches_out)
+    return Figures(t.worked, t.waited_input, t.waited_room, t.batches_in, t.batches_out, t.cpu)
+
+
+def advise(advice: str, elastic: Auto | None, replicas: int) -> str:
+    """The report's advice, where the stage that limits finds its number of replicas itself."""
+    if elastic is None or not advice.startswith("give "):
+        return advice
+    return f"allow more than {elastic.max} replicas (replicas=ghee.auto)" if replicas == elastic.max else ""
 
 
 def numbers_of(plan: Plan, records: Sequence[Mapping[str, object]]) -> dict[int, int]:

@@ -65,13 +65,14 @@ class StageFacts:
 
 
 class Figures(NamedTuple):
-    """What one rank has counted since it began: seconds, batches taken, batches made of them."""
+    """What one rank has counted since it began: seconds, batches taken, batches made of them, seconds of computing."""
 
     worked: float = 0.0
     waited_input: float = 0.0
     waited_room: float = 0.0
     taken: int = 0
     made: int = 0
+    cpu: float = 0.0
 
     def since(self, before: Figures) -> Figures:
         """What has come since then."""
@@ -109,6 +110,7 @@ class _Window:
     made: int
     rates: list[float]
     waited: list[float]
+    cpu: float = 0.0
 
     @property
     def fan_out(self) -> float:
@@ -127,9 +129,14 @@ class _Growth:
 
 @dataclass
 class Elastic:
-    """Decides for all elastic stages of a run. `decide` is called every now and then with everything that is known."""
+    """Decides for all elastic stages of a run. `decide` is called every now and then with everything that is known.
+
+    Where all ranks share a machine, a stage does not grow past what its cores can do: more would only take turns.
+    """
 
     stages: Sequence[StageFacts]
+    cores: int | None = None
+    """Of the machine that all ranks share; None where each has its own."""
     _base: dict[RankId, Figures] = field(default_factory=dict)
     _began: float | None = None
     _pause: float = 0.0
@@ -176,6 +183,7 @@ class Elastic:
         return _Window(
             sum(part.taken for part in parts), sum(part.made for part in parts),
             [part.taken / max(part.worked, _INSTANT * part.taken) for part in parts if part.taken], shares,
+            sum(part.cpu for part in parts),
         )  # fmt: skip
 
     def _changes(
@@ -183,13 +191,18 @@ class Elastic:
     ) -> list[Change]:
         changes = []
         replicas = [stage.replicas for stage in seen]
+        used = sum(window.cpu for window in windows) / seconds
+        factor = self.cores / used if self.cores is not None and used else math.inf
         for facts in self.stages:
             if facts.bounds is None or not windows[facts.index].rates:
                 continue
             need = self._need(facts, windows, replicas, seconds)
             if need is None:
                 continue
-            change = self._change(now, facts, need, windows[facts.index], replicas[facts.index], splits_left)
+            have = replicas[facts.index]
+            # Whoever has nothing to read is of no use, nor is who finds no core to compute on.
+            useful = min(have + splits_left if facts.parent is None else math.inf, have * factor)
+            change = self._change(now, facts, need, windows[facts.index], have, useful)
             if change is not None:
                 changes.append(change)
                 replicas[facts.index] = change.after
@@ -240,12 +253,10 @@ class Elastic:
         return min(own, self._supply(parent, windows, replicas, seconds)) * window.fan_out
 
     def _change(
-        self, now: float, facts: StageFacts, need: _Need, window: _Window, have: int, splits_left: int
+        self, now: float, facts: StageFacts, need: _Need, window: _Window, have: int, useful: float
     ) -> Change | None:
         assert facts.bounds is not None
-        least, most = facts.bounds
-        if facts.parent is None:
-            most = min(most, have + splits_left)  # who has nothing to read is of no use
+        least, most = facts.bounds[0], max(have, _clip(useful, 1, facts.bounds[1]))
         starved = need.waited > WAIT
         wanted = _clip(need.pace / need.rate, least, most)
         spare = _clip(HEADROOM * need.pace / need.rate, least, most)

@@ -17,7 +17,7 @@ import pickle
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,7 +61,10 @@ class Freed(NamedTuple):
 
 @dataclass
 class Times:
-    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`."""
+    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
+
+    `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
+    """
 
     waited_input: float = 0.0
     waited_room: float = 0.0
@@ -72,6 +75,8 @@ class Times:
     batches_out: int = 0
     bytes_out: int = 0
     first_batch: float = 0.0
+    read: float = 0.0
+    cpu: float = 0.0
 
 
 class Instructions(NamedTuple):
@@ -93,13 +98,15 @@ class Report(NamedTuple):
 
 @dataclass
 class Settings:
-    """How a rank takes part: `receivers` is the number of edges that its outputs go to; sizes in bytes.
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
+    `credit` the smallest of its receivers', both in bytes.
 
     `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
     """
 
     receivers: int
     room: int
+    credit: int = 1
     gated: bool = False
     ordered: bool = False
     epoch: int = 0
@@ -165,6 +172,9 @@ class TransferManager:
         self._urgent: deque[m.Read] = deque()
         self._given_back: set[tuple[int, int]] = set()
         self._first_at = 0.0
+        self.cpu_clock: Callable[[], float] = time.process_time
+        """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
+        self._cpu_before = 0.0
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
@@ -202,9 +212,9 @@ class TransferManager:
         self._signal()
 
     @property
-    def room(self) -> int:
-        """Bytes that the outbox takes before the function has to wait."""
-        return self._settings.room
+    def credit(self) -> int:
+        """The smallest credit of a rank that this one sends to, in bytes."""
+        return self._settings.credit
 
     def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
         """For a reading rank: what to do next."""
@@ -212,7 +222,8 @@ class TransferManager:
             began = time.perf_counter()
             while not self._reads and not self._urgent:
                 self._wait()
-            self.times.waited_input += time.perf_counter() - began
+            if self._first_at:
+                self.times.waited_input += time.perf_counter() - began
             read = self.urgent_read() or self._reads.popleft()
             self._disordered = self._disordered or (isinstance(read, m.Read) and read.redo)
             return read
@@ -261,8 +272,14 @@ class TransferManager:
         self.times.rows_in += arrived.rows
         if not self.times.first_batch:
             self.times.first_batch = time.time()
-            self._first_at = time.perf_counter()
+            self.begin()
         return arrived
+
+    def begin(self) -> None:
+        """The rank has its first batch: what is measured counts from here on."""
+        if not self._first_at:
+            self._first_at = time.perf_counter()
+            self._cpu_before = self.cpu_clock()
 
     def unpack(self, arrived: Arrived) -> object:
         """The batch itself. What it stands on is the caller's from now on."""
@@ -374,6 +391,8 @@ class TransferManager:
         if events or due:
             if due:
                 self._statistics_at = now
+                if self._first_at:
+                    self.times.cpu = self.cpu_clock() - self._cpu_before
             self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, self.times if due else None))])
 
     def _on_message(self, frames: Message) -> None:
