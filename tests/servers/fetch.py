@@ -6,9 +6,10 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))
 
 from servers.hdfs import Hdfs
+from servers.kafka import Kafka
 from servers.s3 import S3
 
 if __name__ == "__main__":
-    for kind in (Hdfs, S3):
+    for kind in (Hdfs, Kafka, S3):
         if not kind.missing():
             kind.fetch()

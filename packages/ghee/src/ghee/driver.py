@@ -29,8 +29,11 @@ from ghee.report import Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
 from ghee.scaling import Scaling, advise, numbers_of
 from ghee.task import RankTask
+from ghee.trace import TraceSettings
+from ghee.transfer.contract import Message
 from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
 from ghee.transfer.manager import Report as RankReport
+from ghee.transfer.reading import Numbers, read
 
 STOP_SECONDS = 5.0
 """How long ranks that were told to stop may take before they are killed."""
@@ -58,12 +61,13 @@ class Driver:
         start: Start | None = None,
         journal: Journal | None = None,
         restarts: Sequence[str] = (),
+        trace: TraceSettings | None = None,
     ) -> None:
-        """`restarts` says why the run was started again before."""
+        """`restarts` says why the run was started again before; `trace`: what ranks do is to be written down."""
         self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
         self.results: dict[RankId, bytes] = {}
         self.failures: dict[int, BaseException] = {}
-        self._retries = retries
+        self._retries, self._trace = retries, trace
         self._start = start or Start()
         self._journal = journal
         self._restarts: list[str] = list(restarts)
@@ -85,6 +89,8 @@ class Driver:
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
         self._splits: list[Any] = []
+        self._unread: list[Message] = []
+        self._numbers = Numbers([stage.size for stage in plan.stages])
 
     # ── from outside ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -220,7 +226,7 @@ class Driver:
         splits = self._splits if stage.kind == "read" else []
         return RankTask(
             stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
-            self.plan.epochs, str(self.folder), stage.resources.gpus,
+            self.plan.epochs, str(self.folder), stage.resources.gpus, self._trace,
         )  # fmt: skip
 
     def _welcome(self, event: m.Joined) -> None:
@@ -242,13 +248,14 @@ class Driver:
 
     def _follow(self) -> None:
         while self._outcome is None:
-            messages = self._endpoint.receive(0.1)
+            messages, self._unread = self._unread + self._endpoint.receive(0.0 if self._unread else 0.1), []
             if self._cancelled.is_set():
                 raise CancelledError("the run was cancelled")
             self._carry_out(self._coordinator.on(*[_died(death) for death in self.launcher.deaths()]))
             events: list[Event] = []
             for frames in messages:
-                report: RankReport = pickle.loads(frames[0])
+                report = read(frames, RankReport)
+                self._numbers.check(report.rank, report.number)
                 events += report.events
                 if report.times is not None:
                     self._times[report.rank] = report.times
@@ -275,7 +282,7 @@ class Driver:
             if deaths:
                 self._carry_out(self._coordinator.on(*[_died(death) for death in deaths]))
                 return
-            self._endpoint.receive(left)
+            self._unread += self._endpoint.receive(left)
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         by_rank: dict[RankId, list[Action]] = defaultdict(list)
@@ -468,7 +475,8 @@ class Driver:
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
             sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
-            list(self._restarts), failures, list(self.changes),
+            list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
+            changes=list(self.changes),
         )  # fmt: skip
 
 

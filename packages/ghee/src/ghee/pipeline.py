@@ -185,6 +185,13 @@ def read(
     limit: int | None = None,
     format: str | None = None,
     filesystem: Any = None,
+    schema: Any = None,
+    start: Any = None,
+    until: Any = None,
+    group: str | None = None,
+    decode: Literal["json", "arrow"] | Callable[[bytes], Any] | None = None,
+    poison: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     replicas: int | Auto | None = None,
     cpus: float | str = 1,
     memory: int | str | None = None,
@@ -195,7 +202,13 @@ def read(
     `batch_size` is in rows; a batch never spans two splits, so the last of a split may be smaller. `epochs` passes are
     made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
     `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
-    `replicas` gives the reading a stage of its own.
+    `replicas` gives the reading a stage of its own. `schema` (pyarrow.Schema) gives types to CSV and JSON.
+
+    For topics, `kafka://host:port/topic`: `start` and `until` are "earliest", "latest", a datetime, or offsets by partition;
+    without `until` the stream has no end. `group` shares the partitions with others of that consumer group and commits what
+    was acknowledged. `decode` makes columns of a message's value: "json", "arrow", or a function of its bytes that returns a
+    dict. `poison` says what becomes of a message that cannot be decoded: "fail", "skip", or a topic that keeps it.
+    `settings` are librdkafka's (TLS, SASL).
     """
     problems = [
         f"{name}={value!r}: expected a whole number of at least 1"
@@ -207,7 +220,8 @@ def read(
     resources = parse_resources(replicas=1 if replicas is None else replicas, cpus=cpus, memory=memory, image=image)
     options = {
         "columns": columns, "filter": filter, "batch_size": batch_size, "shuffle": shuffle,
-        "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem,
+        "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem, "schema": schema,
+        "start": start, "until": until, "group": group, "decode": decode, "poison": poison, "settings": settings,
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     stage = Stage(
@@ -272,7 +286,21 @@ _LOOP_IS_FIXED = "the ranks of a loop are one MPI world, which cannot grow or sh
 _WRITE_IS_FIXED = "each rank of a sink writes files of its own until the end; ghee.auto is for map stages"
 _RESOURCES = ("replicas", "ranks", "cpus", "memory", "gpus", "image")
 _OVERRIDES = {
-    "read": ("batch_size", "epochs", "limit", "shuffle", "shuffle_buffer", "replicas", "cpus", "memory", "image"),
+    "read": (
+        "batch_size",
+        "epochs",
+        "limit",
+        "shuffle",
+        "shuffle_buffer",
+        "start",
+        "until",
+        "group",
+        "poison",
+        "replicas",
+        "cpus",
+        "memory",
+        "image",
+    ),
     "map": (*_RESOURCES, "credit"),
     "loop": (*_RESOURCES, "credit", "tail", "ordered", "when_slow"),
     "write": ("mode", "rows_per_file", "replicas", "cpus", "memory", "image"),
@@ -335,7 +363,8 @@ def explain(pipeline: Pipeline) -> str:
 
     def line(stage: Stage) -> str:
         if stage.kind == "read":
-            options = ", ".join(f"{key}={value!r}" for key, value in stage.options.items())
+            shown = {key: value for key, value in stage.options.items() if key != "settings"}  # it may hold a password
+            options = ", ".join(f"{key}={value!r}" for key, value in shown.items())
             where = f"; {stage.resources}" if stage.own_ranks else ""
             return f"read {_short(stage.payload)}  ({options}{where})"
         if stage.kind == "write":

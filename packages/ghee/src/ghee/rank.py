@@ -49,6 +49,8 @@ def run_rank(
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
         manager.configure(task.settings)
+        if task.trace is not None:
+            manager.write_trace(task.trace, task.stage)
         if inline:
             clock = time.pthread_getcpuclockid(threading.get_ident())
             manager.cpu_clock = functools.partial(time.clock_gettime, clock)
@@ -133,7 +135,15 @@ def _is_class(function: object) -> bool:
 
 
 def _apply(
-    manager: TransferManager, function: _Function, name: BatchId, batch: object, rows: int, *, ordered: bool, redo: bool
+    manager: TransferManager,
+    function: _Function,
+    name: BatchId,
+    batch: object,
+    rows: int,
+    *,
+    ordered: bool,
+    redo: bool,
+    received: bool = True,
 ) -> None:
     """Call the function on one batch and send what comes of it.
 
@@ -148,6 +158,8 @@ def _apply(
         _warn_of_large(manager, context.stage())
         outputs += 1
     manager.times.worked += time.perf_counter() - began - (manager.times.waited_room - waited)
+    if manager.trace is not None:
+        manager.trace.worked(began, name, rows, received)
     manager.tell(m.Finished(manager.rank, name, rows, rows_out, outputs, redo))
 
 
@@ -190,6 +202,8 @@ class _Reader:
                 if step.only is None and not step.now:
                     manager.tell(m.Idle(manager.rank))
         self._function.close()
+        if hasattr(self._source, "close"):
+            self._source.close()
 
     def _read(self, step: m.Read) -> None:
         """Read a split to its end, or until another rank is to go on with it."""
@@ -212,10 +226,11 @@ class _Reader:
             manager.times.batches_in += 1
             manager.times.rows_in += count
             ordered = self._task.settings.ordered
-            _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo)
+            _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo, received=False)
             self._said[step.epoch] += 0 if step.redo else count
             self._place.at(None)
         partial = step.only is not None
+        manager.times.set_aside = getattr(self._source, "set_aside", 0)
         manager.tell(m.SplitDone(manager.rank, step.epoch, step.split, batches, rows, partial))
 
     def _batches(self, step: m.Read) -> Iterator[Any]:
@@ -234,6 +249,8 @@ def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
         passed = time.perf_counter() - began
         manager.times.worked += passed
         manager.times.read += passed
+    if manager.trace is not None and batch is not None:
+        manager.trace.span("reads", began)
     return batch
 
 
@@ -315,6 +332,8 @@ def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> objec
             began = time.perf_counter()
             writer.write(batch)
             manager.times.worked += time.perf_counter() - began
+            if manager.trace is not None:
+                manager.trace.worked(began, step.id, step.rows)
             manager.tell(m.Consumed(manager.rank, step.id))
             batches, rows = batches + 1, rows + step.rows
         return writer.close()

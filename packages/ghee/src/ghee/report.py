@@ -66,6 +66,7 @@ class StageReport:
     skipped: int = 0
     repeated: int = 0
     padded: int = 0
+    set_aside: int = 0
     replicas: int = 1
     cpu: float = 0.0
     reading: float = 0.0
@@ -77,7 +78,10 @@ class StageReport:
 
 @dataclass
 class Report:
-    """What a run measured. `seconds` is from the call of `ghee.run` to its end, `first_batch` to the first delivery."""
+    """What a run measured. `seconds` is from the call of `ghee.run` to its end, `first_batch` to the first delivery.
+
+    `limited_by` says what limits the run, `limiting` names the stage if it is one, `advice` says which change would help.
+    """
 
     run: str
     seconds: float = 0.0
@@ -90,6 +94,8 @@ class Report:
     advice: str = ""
     restarts: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    limiting: str = ""
+    notes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
 
     def stage(self, name: str) -> StageReport:
@@ -132,8 +138,12 @@ class Report:
             ]
             lines.append("  ".join(cells).rstrip())
         lines += [f"changed {reason}" for reason in self.changes]
+        lines += [
+            f"{s.name} set {s.set_aside:,} messages aside, which could not be decoded" for s in self.stages if s.set_aside
+        ]
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
+        lines += self.notes
         return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
 
 
@@ -159,7 +169,7 @@ def summarize_stage(
         sum(rank.waited_input for rank in by_rank.values()) / total,
         sum(rank.waited_room for rank in by_rank.values()) / total, worked / total,
         sum(e.dropped for e in entries), sum(e.tail for e in entries), sum(e.skipped for e in entries),
-        sum(e.repeated for e in entries), sum(e.padded for e in entries),
+        sum(e.repeated for e in entries), sum(e.padded for e in entries), sum(t.set_aside for _, t in times),
         cpu=sum(rank.cpu for rank in by_rank.values()) / total,
         reading=sum(t.read for _, t in times) / (worked or 1.0),
         capacity=rows / (worked / max(ranks, 1)) if worked else 0.0,
