@@ -130,9 +130,9 @@ def test_a_map_that_has_become_too_large_shrinks(
     marks = tmp_path / "marks"
     marks.mkdir()
     pipeline = (
-        ghee.read(rows(400, 40), batch_size=BATCH)
-        .map(functools.partial(Closes, marks, 0.04), name="prep", replicas=ghee.auto(1, 4), credit=400)
-        .loop(trainer(0.01, later=0.04, after=200), credit=400)
+        ghee.read(rows(500, 50), batch_size=BATCH)
+        .map(functools.partial(Closes, marks, 0.04), name="prep", replicas=ghee.auto(1, 4), credit=1600)
+        .loop(trainer(0.01, later=0.04, after=200), credit=1600)
     )
     run = ghee.run(pipeline, on=on, progress=False, wait=False)  # type: ignore[arg-type]
     most, gone = 0, False
@@ -141,7 +141,7 @@ def test_a_map_that_has_become_too_large_shrinks(
         ranks = len(ranks_of(running(), "prep")) if on == "local" else there
         most = max(most, there)
         gone = gone or bool(steps and steps[-1][1] < steps[-1][0] and there == ranks == steps[-1][1])
-    check_rows(run, 4000)
+    check_rows(run, 5000)
     steps = changes(run)
     assert most == steps[0][1] > 2
     assert steps[-1][1] < steps[-1][0], "it has shrunk"
