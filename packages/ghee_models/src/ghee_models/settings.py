@@ -46,6 +46,7 @@ class SplitConfig:
     test: str = ""  # given: path of the test rows
 
 
+DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("uniform", "popularity", "in-batch", "mixed")
 
 
@@ -71,9 +72,12 @@ class TrainerConfig:
     monitor: str = ""  # the validation metric that chooses the epoch; empty: the task's usual one
     ranks: int = 1  # processes of the training stage, data parallel
     preprocess_replicas: int = 1  # processes of the preprocessing stage
-    predict_replicas: int = 1  # processes of the prediction stage
     threads: int = 1  # of torch in each rank
     shuffle: bool = True  # a new order of the training rows in every epoch
+    ordered: bool = True  # batches in the source's order: one seed, one result; false: first ready, first served
+    device: str = "auto"  # of training: cpu, cuda (a GPU for each rank), or auto (cuda where the driver sees one)
+    checkpoint_seconds: float = 30.0  # a killed training goes on at the end of an epoch so long before; negative: never
+    checkpoint_steps: int = 0  # also after so many steps within an epoch, for epochs that take hours; 0: not
 
 
 @dataclass
@@ -193,6 +197,8 @@ def check_settings(settings: Settings) -> None:
         (t.batch_size >= 1, f"trainer.batch_size is {t.batch_size}; it must be at least 1."),
         (t.ranks >= 1, f"trainer.ranks is {t.ranks}; it must be at least 1."),
         (t.threads >= 1, f"trainer.threads is {t.threads}; it must be at least 1."),
+        (t.device in DEVICES, f"trainer.device is {t.device!r}; allowed: {', '.join(DEVICES)}."),
+        (t.checkpoint_steps >= 0, f"trainer.checkpoint_steps is {t.checkpoint_steps}; it must be at least 0."),
         (bool(e.k) and min(e.k, default=0) >= 1, f"eval.k is {e.k}; it must be lengths of at least 1."),
     ]
     bad_kinds = {k: v for k, v in d.fields.items() if v not in ("categorical", "categories", "numeric", "user", "item")}

@@ -193,6 +193,9 @@ class RunLog:
         """Logs the saved model as a pyfunc, then registers it if the settings say so. Returns its URI."""
         tracking = self.settings.tracking
         with _server(self.handle.uri, "Writing the model") as client:
+            before = self._registered(client)
+            if before is not None:
+                return self._alias(client, before)
             for name in ("config.yaml", "schema.json", "metrics.json"):
                 mlflow.log_artifact(str(folder / name))
             with warnings.catch_warnings():
@@ -213,9 +216,21 @@ class RunLog:
             if not tracking.register_as:
                 return f"models:/{info.model_id}"
             registered = mlflow.register_model(f"models:/{info.model_id}", tracking.register_as, tags=dict(tags))
-            if tracking.alias:
-                client.set_registered_model_alias(tracking.register_as, tracking.alias, registered.version)
-            return f"models:/{tracking.register_as}/{registered.version}"
+            return self._alias(client, registered.version)
+
+    def _alias(self, client: mlflow.MlflowClient, version: str) -> str:
+        tracking = self.settings.tracking
+        if tracking.alias:
+            client.set_registered_model_alias(tracking.register_as, tracking.alias, version)
+        return f"models:/{tracking.register_as}/{version}"
+
+    def _registered(self, client: mlflow.MlflowClient) -> str | None:
+        """The version that this run has registered already: a rank may be killed after that, and begin again."""
+        if not self.settings.tracking.register_as:
+            return None
+        found = client.search_model_versions(f"run_id = '{self.handle.run_id}'")
+        own = [version for version in found if version.name == self.settings.tracking.register_as]
+        return str(own[0].version) if own else None
 
 
 def metric_name(name: str) -> str:

@@ -54,6 +54,8 @@ class LightGCNNetwork(nn.Module):
     def vectors(self) -> torch.Tensor:
         """The propagated vectors of all users, then of all items."""
         layer = self.table.weight
+        if self.adjacency is not None and self.adjacency.device != layer.device:
+            self.adjacency = self.adjacency.to(layer.device)
         total = layer
         for _ in range(self.layers):
             layer = SymmetricProduct.apply(self.adjacency, layer)
