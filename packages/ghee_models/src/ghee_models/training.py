@@ -261,10 +261,8 @@ class TrainStage:
                 artifact.save(self.model, self.settings, result.metrics, folder, training=self.training)
             if log is None:
                 return str(folder)
-            log.metrics({f"test_{name}": value for name, value in result.metrics.items()}, max(result.best_epoch, 0))
-            log.metrics(result.metrics, max(result.best_epoch, 0))
             log.pictures(self._pictures(result))
-            uri: str = log.model(self.model, folder, result.metrics, self._tags())
+            uri: str = log.model(self.model, folder, result.metrics, self._tags(), step=max(result.best_epoch, 0))
             return uri
 
     def _tags(self) -> dict[str, str]:
