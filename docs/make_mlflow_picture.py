@@ -19,10 +19,11 @@ import urllib.request
 from pathlib import Path
 
 TRAIN = ["experiment=ml100k-fm", "trainer.epochs=15", "tracking.register_as=clicks", "tracking.alias=candidate"]
-CHROMIUM = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --window-size=1500,1400 --virtual-time-budget=30000"
-).split()
+CHROMIUM = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1500,1400",
+    "--virtual-time-budget=30000",
+]  # fmt: skip
 
 
 def main() -> None:

@@ -39,9 +39,12 @@ class DataConfig:
 class SplitConfig:
     """How rows are split into train, validation and test."""
 
-    kind: str = "hash"  # hash (streams), recbole, recbole-by-user (published protocols; held in memory), or given
+    kind: str = "hash"  # hash (streams), recbole, recbole-by-user, folds (published protocols; in memory), or given
     ratios: list[float] = field(default_factory=lambda: [8.0, 1.0, 1.0])  # train, validation, test
     seed: int = 2020
+    folds: int = 5  # folds: how many there are
+    fold: int = 0  # folds: the one that is the test part; the others are cut into train and validation by the ratios
+    stratify: str = ""  # folds: the column whose values every fold has alike
     valid: str = ""  # given: path of the validation rows; data.path is the training rows
     test: str = ""  # given: path of the test rows
 
@@ -182,13 +185,14 @@ def check_settings(settings: Settings) -> None:
         (d.label_kind in LABELS, f"data.label_kind is {d.label_kind!r}; allowed: {', '.join(LABELS)}."),
         (d.min_count >= 1, f"data.min_count is {d.min_count}; it must be at least 1."),
         (
-            s.kind in ("hash", "recbole", "recbole-by-user", "given"),
-            f"split.kind is {s.kind!r}; allowed: hash, recbole, recbole-by-user, given.",
+            s.kind in ("hash", "recbole", "recbole-by-user", "folds", "given"),
+            f"split.kind is {s.kind!r}; allowed: hash, recbole, recbole-by-user, folds, given.",
         ),
         (
             len(s.ratios) == 3 and min(s.ratios, default=0) >= 0 and sum(s.ratios) > 0 and s.ratios[0] > 0,
             f"split.ratios is {s.ratios}; it must be three numbers (train, validation, test), the first above 0.",
         ),
+        (0 <= s.fold < s.folds, f"split.fold is {s.fold}; it must be from 0 to below split.folds, {s.folds}."),
         (s.kind != "given" or bool(s.valid), "split.kind is given, but split.valid names no path."),
         (p.name in SAMPLERS, f"sampler.name is {p.name!r}; allowed: {', '.join(SAMPLERS)}."),
         (p.negatives >= 1, f"sampler.negatives is {p.negatives}; it must be at least 1."),

@@ -11,6 +11,7 @@ class Config:
 
     lr: float = 1e-3  # Adam's learning rate
     weight_decay: float = 0.0  # L2 added to the gradient
+    pooling: str = "sum"  # of a field's several categories: sum, mean, or sqrt (sum / sqrt(number))
 
 
 _SOURCE = "RecBole 1.2.1, docs/source/get_started/started/context-aware.rst"
