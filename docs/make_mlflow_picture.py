@@ -44,7 +44,7 @@ def main() -> None:
         serve = [str(tools / "mlflow"), "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1"]
         server = subprocess.Popen([*serve, "--host", "127.0.0.1", "--port", str(port)], cwd=folder, env=environment)
         try:
-            wait_for(f"http://127.0.0.1:{port}/health")
+            wait_for(server, f"http://127.0.0.1:{port}/health")
             page = f"http://127.0.0.1:{port}/#/experiments/1/runs/{run}/{given.tab}".rstrip("/")
             profile = f"--user-data-dir={folder}/chromium"
             subprocess.run([browser, *CHROMIUM, profile, f"--screenshot={out}", page], check=True)
@@ -53,15 +53,15 @@ def main() -> None:
             server.wait()
 
 
-def wait_for(address: str) -> None:
-    for _ in range(600):
+def wait_for(server: subprocess.Popen[bytes], address: str) -> None:
+    while server.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
         except OSError:
             time.sleep(0.2)
         else:
             return
-    sys.exit(f"{address} does not answer.")
+    sys.exit(f"The server ended with {server.returncode}.")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 from rich.console import Console
 from rich.table import Table
 
@@ -64,6 +65,7 @@ def import_plugin(name: str) -> None:
             module = importlib.util.module_from_spec(spec)
             sys.modules[path.stem] = module
             spec.loader.exec_module(module)
+            cloudpickle.register_pickle_by_value(module)  # the ranks need not find the file
         else:
             importlib.import_module(name)
     except ImportError as error:

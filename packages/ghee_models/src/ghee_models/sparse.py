@@ -73,6 +73,7 @@ class FieldEmbedding(nn.Module):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; allowed: {', '.join(POOLINGS)}.")
         self.layout, self.power = layout, POOLINGS[pooling]
+        self.scaled = any(slot.kind == "numeric" for slot in layout.slots)
         self.table = make_embedding(kind, layout.rows, dim, buckets, std)
         if kind == "full":
             unknown = [slot.offset for slot in layout.slots if slot.kind != "numeric"]
@@ -80,13 +81,15 @@ class FieldEmbedding(nn.Module):
                 self.table.weight[unknown] = 0
 
     def forward(self, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        vectors = self.table(ids) * values.unsqueeze(-1)
         singles = self.layout.singles
-        fields = [vectors[:, :singles]]
+        vectors = self.table(ids[:, :singles])
+        if self.scaled:  # the value of a category is always 1
+            vectors = vectors * values[:, :singles, None]
+        fields = [vectors]
         for slot in self.layout.slots:
             if slot.kind == "categories":
                 places = slice(slot.start, slot.start + slot.width)
-                total = vectors[:, places].sum(1, keepdim=True)
+                total = torch.bmm(values[:, None, places], self.table(ids[:, places]))
                 if self.power:
                     total = total / values[:, places].sum(1).clamp(min=1).pow(self.power)[:, None, None]
                 fields.append(total)

@@ -61,7 +61,8 @@ class TorchModel(Model[C]):
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Adam with the config's `lr` and `weight_decay`."""
         decay = getattr(self.config, "weight_decay", 0.0)
-        return torch.optim.Adam(network.parameters(), lr=self.config.lr, weight_decay=decay)  # type: ignore[attr-defined]
+        lr = self.config.lr  # type: ignore[attr-defined]
+        return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay, fused=True)
 
     def prepare(self, batch: dict[str, torch.Tensor], run: TrainingRun) -> dict[str, torch.Tensor]:
         """What `loss` gets of a batch, still in main memory: drawn negatives are added here."""
