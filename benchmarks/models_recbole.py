@@ -3,12 +3,12 @@
 python benchmarks/models_recbole.py --recbole-python RECBOLE_ENVIRONMENT/bin/python [--epochs 5] [--quality]
 
 RecBole runs in an environment of its own (`benchmarks/requirements/recbole.txt`), for it does not work with NumPy 2. Both
-train on one thread, with 4,096 rows per step and vectors of 64 (LightGCN, 2 layers) and 16 (FM), on the split whose digest is
-printed. An epoch is the training over all training rows: negatives, reading and shuffling count, validation does not. The
+train on one thread, with 4,096 rows per step and vectors of 64 (LightGCN, 2 layers) and 16 (FM), on the split whose digest
+is printed. An epoch is the training over all training rows: negatives, reading and shuffling count, validation does not. The
 first epoch is left out. Ours run as they do for a user, reading and preprocessing in processes of their own
 (`clock`), and once more in one process, whose CPU seconds therefore hold everything (`CPU`).
 
---quality: trains to early stopping instead, RecBole with its defaults but for FM's learning rate, size and L2, which are ours.
+--quality: trains to early stopping instead, RecBole with its defaults but for FM's learning rate, size and L2: those are ours.
 """
 
 from __future__ import annotations
