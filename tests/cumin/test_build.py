@@ -1,10 +1,13 @@
 """Building: never twice, exact about its inputs, whole after any crash."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,9 +19,11 @@ import pytest
 
 import cumin
 from cumin.building import build_recipe
+from cumin.partitions import NULL_PARTITION
 from cumin.planning import make_plan
 from cumin.store import POINTS, Store
 from cumin.verify import verify
+from cumin.windows import Windows
 
 FIRST_DAY = date(2026, 1, 1)
 WriteDay = Callable[..., Path]
@@ -93,6 +98,26 @@ def test_only_partitions_that_the_query_can_read_count(write_day: WriteDay, reci
     assert plan_id(recipe) == wanted
     write_day(lake / "events", 5, seed=99)
     assert plan_id(recipe) != wanted
+
+
+def test_plans_at_the_same_time_do_not_see_each_others_tables(recipe: dict[str, Any], tmp_path: Path) -> None:
+    ids: dict[int, set[tuple[str, str]]] = {number: set() for number in range(6)}
+
+    def plan_often(number: int) -> None:
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.table({f"only_{number}": [number], "seen": pa.array([0], pa.timestamp("us", "UTC"))}), path)
+        for _ in range(8):
+            zone = ("UTC", "Asia/Tokyo")[number % 2]
+            made = cumin.plan("x", sql=f"SELECT only_{number}, CAST(seen AS DATE) AS day FROM lake.t",
+                              inputs={"lake.t": cumin.files(path)}, engine=cumin.duckdb(timezone=zone))  # fmt: skip
+            ids[number].add((made.build_id, made.schema.names[0]))
+
+    threads = [threading.Thread(target=plan_often, args=(number,)) for number in ids]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert [name for found in ids.values() for _, name in found] == [f"only_{number}" for number in ids]
 
 
 WHERE_READS = [
@@ -365,6 +390,44 @@ def test_a_partition_without_rows_is_known_to_be_empty(rolling: dict[str, Any]) 
     assert first.manifest["stats"]["partitions_built"] == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "value", "back", "wanted"),
+    [
+        ("date", ["2026-01-01", "2026-01-03", "2026-01-04"], date(2026, 1, 4), 2, ["2026-01-03", "2026-01-04"]),
+        ("int", ["2", "10", "9"], 10, 1, ["10", "9"]),
+        ("string", ["a", "c", "f", "g"], "f", 1, ["c", "f"]),
+        ("string", ["a", "c", "f"], "d", 1, ["a", "c"]),
+        ("string", ["a", NULL_PARTITION], None, 3, [NULL_PARTITION]),
+    ],
+)
+def test_a_look_back_counts_in_days_numbers_or_places(
+    tmp_path: Path, kind: str, values: list[str], value: Any, back: int, wanted: list[str]
+) -> None:
+    for each in values:
+        (tmp_path / f"t/p={each}").mkdir(parents=True)
+        pq.write_table(pa.table({"a": [1]}), tmp_path / f"t/p={each}/x.parquet")
+    table = cumin.hive(tmp_path / "t", partition={"p": kind}).open()
+    window = Windows(table, sorted(table.partitions), "p")
+    assert window.before(value, back) == [f"p={each}" for each in wanted]
+
+
+def test_a_year_of_partitions_is_planned_without_looking_at_pairs_of_them(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    pq.write_table(pa.table({"a": [1]}), data)
+    for day in range(365):
+        (folder := tmp_path / f"t/dt={FIRST_DAY + timedelta(day)}").mkdir(parents=True)
+        (folder / "x.parquet").write_bytes(data.getvalue())
+    calls: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, _: calls.update([frame.f_code.co_name] if event == "call" else []))
+    try:
+        made = cumin.plan("x", sql="SELECT dt, count(*) AS n FROM t GROUP BY dt", partition_by="dt", lookback={"t": 6},
+                          inputs={"t": cumin.hive(tmp_path / "t", partition="dt")})  # fmt: skip
+    finally:
+        sys.setprofile(None)
+    assert len({each.build_id for each in made.subplans}) == 365
+    assert calls["typed"] < 10 * 365
+
+
 # -- bad input ------------------------------------------------------------------------------------
 
 
@@ -459,6 +522,33 @@ def test_an_unreadable_input_file_is_named(recipe: dict[str, Any], lake: Path) -
     path.write_bytes(b"PAR1 no parquet")
     with pytest.raises(cumin.InputError, match=r"part-0.parquet cannot be read as parquet"):
         build(recipe)
+
+
+@pytest.mark.parametrize("engine_reads", ["itself", "through Arrow"])
+def test_a_later_file_that_lacks_a_column_is_named(tmp_path: Path, engine_reads: str) -> None:
+    root = tmp_path / ("lake" if engine_reads == "itself" else "x=1")  # DuckDB reads no path with a foreign name=value
+    for value, columns in ((1, {"a": [1], "b": [2]}), (2, {"A": [5]}), (3, {"b": [1], "a": [2], "more": [3]})):
+        (root / f"t/p={value}").mkdir(parents=True)
+        pq.write_table(pa.table(columns), root / f"t/p={value}/f.parquet")
+    values: dict[str, Any] = {"inputs": {"t": cumin.hive(root / "t", partition="p", key="a")}, "store": tmp_path / "store"}
+    for sql in ("SELECT a, b FROM t", "SELECT a, row_number() OVER (ORDER BY a) AS n FROM t"):
+        with pytest.raises(
+            cumin.InputError, match=r"p=2/f.parquet lacks b, which the table's first file .*p=1/f.parquet has"
+        ):
+            cumin.build("x", sql=sql, **values)
+    assert cumin.build("x", sql="SELECT a, b FROM t WHERE p <> 2", **values).to_table().num_rows == 2
+
+
+def test_an_input_file_that_vanishes_before_it_is_read_is_named(recipe: dict[str, Any], lake: Path) -> None:
+    path = lake / f"events/dt={FIRST_DAY + timedelta(5)}/part-0.parquet"
+
+    def vanish(point: str) -> None:
+        if point == "planned":
+            path.unlink()
+
+    with pytest.raises(cumin.InputError, match=r"dt=2026-01-06/part-0.parquet cannot be read"):
+        cumin.build("clicks", **{**recipe, "store": Store(recipe["store"], reach=vanish)})
+    assert list(Store(recipe["store"]).builds()) == []
 
 
 def test_types_of_partitions_can_be_fixed(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ REFUSED = [
     ("SELECT g, list(k) FROM t GROUP BY g", "order-sensitive", "1, column 11"),
     ("SELECT g, array_agg(k) FROM t GROUP BY g", "order-sensitive", "1, column 11"),
     ("SELECT g, list(k ORDER BY g) FROM t GROUP BY g", "order-sensitive", "1, column 11"),
+    (
+        "SELECT g, list((SELECT max(u.k) FROM t AS u GROUP BY u.g ORDER BY t.k)) FROM t GROUP BY g",
+        "order-sensitive",
+        "1, column 11",
+    ),
     ("SELECT g, string_agg(s, ',') FROM t GROUP BY g", "order-sensitive", "1, column 11"),
     ("SELECT g, first(k) FROM t GROUP BY g", "order-sensitive", "1, column 11"),
     ("SELECT g, any_value(k) FROM t GROUP BY g", "order-sensitive", "1, column 11"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
@@ -15,73 +14,9 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from real_agents import Agents, cause
 
-from swimmy.channel import Caller, Keys, Loop, new_context
-from swimmy.protocol import facts
-
-PORT = 7171
-
-
-class Agents:
-    """Agents with one run's keys, and a client that talks to them."""
-
-    def __init__(self, folder: Path, count: int, lease: float) -> None:
-        self.folder = folder
-        self.server, agent, self.client = Keys.new(), Keys.new(), Keys.new()
-        keys = folder / "keys"
-        keys.mkdir()
-        for name, pair in (("server", self.server), ("agent", agent)):
-            (keys / f"{name}-public").write_text(pair.public)
-            (keys / f"{name}-secret").write_text(pair.secret)
-        (keys / "client-public").write_text(self.client.public)
-        network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
-        self.addresses = [f"{network}.{index + 1}:{PORT}" for index in range(count)]
-        self.processes = []
-        for index, address in enumerate(self.addresses):
-            environment = {
-                **os.environ, "SWIMMY_KEYS": str(keys), "SWIMMY_RUN": "run-1", "JOB_COMPLETION_INDEX": str(index),
-                "SWIMMY_ADDRESS": address.partition(":")[0], "SWIMMY_PORT": str(PORT), "SWIMMY_LEASE": str(lease),
-                "SWIMMY_GRACE": "1", "SWIMMY_KEEP": "1", "SWIMMY_FOLDER": str(folder / f"agent-{index}"),
-            }  # fmt: skip
-            self.processes.append(subprocess.Popen([sys.executable, "-m", "swimmy.agent"], env=environment))
-        self.context, self.loop = new_context(), Loop()
-        self.caller = Caller(self.context, self.client, self.server.public, self.addresses[0])
-        self.loop.watch(self.caller.socket, self.caller.receive)
-
-    def call(self, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        answers: list[Any] = []
-        self.caller.call(header, body, lambda *answer: answers.append(answer))
-        while not answers:
-            self.loop.turn(1)
-            assert answers or self.processes[0].poll() is None, "the leading agent has ended"
-        return answers[0]  # type: ignore[no-any-return]
-
-    def start(self, function: Callable[..., Any], *, ranks: int = 1, mpi: str = "none", detach: bool = False) -> None:
-        payload = cloudpickle.dumps((function, (), {}))
-        digest = hashlib.sha256(payload).hexdigest()
-        assert self.call({"op": "put", "digest": digest, "offset": 0, "total": len(payload)}, payload)[0]["have"]
-        asked = {"replicas": len(self.addresses), "ranks_per_pod": ranks, "mpi": mpi, "per_pod": False, "facts": facts()}
-        peers = {str(index): address for index, address in enumerate(self.addresses)}
-        answer, _ = self.call({
-            "op": "start", "digest": digest, "total": len(payload), "detach": detach, "silent_after": 20, "start_after": 20,
-            "restarts": 0, "peers": peers, "asked": asked,
-        })  # fmt: skip
-        assert "error" not in answer
-
-    def follow(self, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = []
-        while not any(until(entry) for entry in entries):
-            after = entries[-1]["seq"] if entries else 0
-            _, body = self.call({"op": "follow", "after": after, "wait": 2})
-            entries += json.loads(body)
-        return entries
-
-    def close(self) -> None:
-        self.caller.close()
-        self.context.term()
-        for process in self.processes:
-            process.kill()
-            process.wait()
+from swimmy.channel import Caller, Keys
 
 
 @pytest.fixture
@@ -89,16 +24,13 @@ def agents(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
     made: list[Agents] = []
 
     def make(count: int = 1, lease: float = 30) -> Agents:
-        made.append(Agents(tmp_path, count, lease))
+        network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
+        made.append(Agents(tmp_path, [f"{network}.{index + 1}" for index in range(count)], lease))
         return made[-1]
 
     yield make
     for each in made:
         each.close()
-
-
-def cause(entry: dict[str, Any]) -> bool:
-    return bool(entry["kind"] == "cause")
 
 
 def test_ranks_run_and_their_results_are_fetched(agents: Any) -> None:
@@ -235,7 +167,6 @@ def test_a_payload_that_was_changed_on_its_way_is_refused(agents: Any) -> None:
 def test_orphans_are_reaped_and_no_process_outlives_its_agent(agents: Any) -> None:
     def leave_orphans() -> int:
         import subprocess
-        import sys
 
         script = "import os, signal\npid = os.fork()\nif pid == 0:\n    os.closerange(1, 3)\n    signal.pause()\nprint(pid)"
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -59,12 +59,14 @@ class Mpi:
     """
 
     ranks_per_pod: int = 1
-    kind: Literal["mpich", "none"] = "mpich"
+    kind: Literal["mpich", "openmpi", "none"] = "mpich"
     world: Literal["all", "pod"] = "all"
 
 
-def mpi(ranks_per_pod: int = 1, *, kind: Literal["mpich", "none"] = "mpich", world: Literal["all", "pod"] = "all") -> Mpi:
-    """``Mpi`` for ``run`` and ``submit``; ``kind="none"`` starts the ranks without MPI, so the image needs none."""
+def mpi(
+    ranks_per_pod: int = 1, *, kind: Literal["mpich", "openmpi", "none"] = "mpich", world: Literal["all", "pod"] = "all"
+) -> Mpi:
+    """``Mpi`` for ``run`` and ``submit``; ``kind="openmpi"`` for images with Open MPI, "none" for ranks without MPI."""
     return Mpi(ranks_per_pod, kind, world)
 
 
@@ -190,8 +192,8 @@ def _mpi_problems(pods: Pods, how: Mpi | None) -> list[str]:
     problems = []
     if isinstance(how.ranks_per_pod, bool) or not isinstance(how.ranks_per_pod, int) or how.ranks_per_pod < 1:
         problems.append(f"ranks_per_pod={how.ranks_per_pod!r}; a whole number of 1 or more is needed")
-    if how.kind not in ("mpich", "none"):
-        problems.append(f"mpi kind {how.kind!r}; known: 'mpich', 'none'")
+    if how.kind not in ("mpich", "openmpi", "none"):
+        problems.append(f"mpi kind {how.kind!r}; known: 'mpich', 'openmpi', 'none'")
     if how.world not in ("all", "pod"):
         problems.append(f"mpi world {how.world!r}; known: 'all' (one world over all Pods), 'pod' (each Pod its own)")
     if pods.restarts and how.world != "pod":

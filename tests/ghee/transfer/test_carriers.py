@@ -269,8 +269,10 @@ def attempt(context: zmq.Context[Any], victim: ZmqEndpoint, public: bytes | None
 @pytest.mark.parametrize("stranger", ["no key", "own key", "wrong server key", "key of another run"])
 def test_who_has_not_the_runs_key_delivers_nothing(bind: str, stranger: str) -> None:
     keys, others = Keys.make(), Keys.make()
-    victim = ZmqEndpoint(f"ipc://{os.environ['TMPDIR']}/victim" if bind == "ipc" else "tcp://127.0.0.1:*", keys)
-    friend = ZmqEndpoint("tcp://127.0.0.1:*", keys)
+    victim, friend = (
+        ZmqEndpoint(f"ipc://{os.environ['TMPDIR']}/{name}" if bind == "ipc" else "tcp://127.0.0.1:*", keys)
+        for name in ("victim", "friend")
+    )
     context = zmq.Context()
     try:
         arguments: dict[str, tuple[bytes | None, bytes, bytes]] = {
@@ -288,7 +290,8 @@ def test_who_has_not_the_runs_key_delivers_nothing(bind: str, stranger: str) -> 
         context.destroy(0)
         friend.close()
         victim.close()
-        Path(os.environ["TMPDIR"], "victim").unlink(missing_ok=True)
+        for name in ("victim", "friend"):
+            Path(os.environ["TMPDIR"], name).unlink(missing_ok=True)
 
 
 def test_only_the_user_can_enter_the_folder_of_a_run(tmp_path: Path) -> None:

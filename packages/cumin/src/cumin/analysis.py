@@ -1,9 +1,9 @@
-"""What a query reads, told by sqlglot: one SELECT, its tables, and the partitions its WHERE leaves.
+"""What a query reads, told by sqlglot: one SELECT, and its tables.
 
-sqlglot decides nothing that enters an id here, but for which partitions are read; and there every doubt means "all".
+sqlglot decides nothing that enters an id, but for which partitions are read (`cumin.pruning`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,13 +17,6 @@ from cumin.lexer import position, tokens
 # sqlglot renamed the base class of its tree between releases; both names are read.
 Node: TypeAlias = Any
 NODE: type = getattr(exp, "Expr", None) or exp.Expression
-
-# What may stand in a predicate that is worked out on partition values: columns, constants, and plain arithmetic.
-_FOLDABLE = (
-    exp.Column, exp.Identifier, exp.Literal, exp.Boolean, exp.Null, exp.Cast, exp.DataType, exp.DataTypeParam,
-    exp.Interval, exp.Var, exp.Paren, exp.Tuple, exp.Add, exp.Sub, exp.Neg, exp.And, exp.Or, exp.Not, exp.EQ, exp.NEQ,
-    exp.GT, exp.GTE, exp.LT, exp.LTE, exp.In, exp.Between, exp.Is, exp.DateAdd, exp.DateSub, exp.TsOrDsAdd,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,13 +79,13 @@ def _tables(tree: Node) -> dict[str, list[exp.Table]]:
         if not isinstance(table.this, exp.Identifier):
             continue  # a table function: determinism refuses those that read
         name = table_name(table)
-        if not table.db and name in _common_tables(table):
+        if not table.db and name in common_tables(table):
             continue
         found.setdefault(name, []).append(table)
     return found
 
 
-def _common_tables(node: Node) -> set[str]:
+def common_tables(node: Node) -> set[str]:
     """The names that WITH clauses give, seen from `node`. A recursive table sees itself."""
     names: set[str] = set()
     inside: Node | None = None
@@ -117,47 +110,6 @@ def undeclared(query: Query, declared: Iterable[str]) -> tuple[list[str], list[s
     return missing, [name for low, name in known.items() if low not in query.tables]
 
 
-def partition_filters(query: Query, table: str, columns: Iterable[str]) -> list[list[str]]:
-    """For each place where the query reads `table`: the conditions, in DuckDB's SQL, that its partitions must meet.
-
-    Only conditions joined by AND in the WHERE of the SELECT that reads the table, on nothing but its partition
-    columns and constants. An empty list for a place means that every partition is read there.
-    """
-    names = {column.lower() for column in columns}
-    return [_place_filters(query, each, names) for each in query.tables.get(table.lower(), [])]
-
-
-def _place_filters(query: Query, table: exp.Table, names: set[str]) -> list[str]:
-    select = table.find_ancestor(exp.Select)
-    holder = table.parent
-    if isinstance(holder, (exp.Join, exp.From)):
-        holder = holder.parent
-    if select is None or holder is not select or table.args.get("pivots"):
-        return []
-    where = select.args.get("where")
-    if where is None:
-        return []
-    alone = not select.args.get("joins") and not select.args.get("laterals")
-    alias = (table.alias or table.name).lower()
-    filters = []
-    for condition in where.this.flatten() if isinstance(where.this, exp.And) else [where.this]:
-        if _only_partitions(condition, names, alias, alone=alone):
-            bare = condition.copy()
-            for column in list(bare.find_all(exp.Column)):
-                column.replace(exp.column(exp.to_identifier(column.name.lower(), quoted=True)))
-            filters.append(bare.sql(dialect="duckdb"))
-    return filters
-
-
-def _only_partitions(condition: Node, names: set[str], alias: str, *, alone: bool) -> bool:
-    columns = list(condition.find_all(exp.Column))
-    if not columns or not all(isinstance(node, _FOLDABLE) for node in condition.walk()):
-        return False
-    return all(
-        column.name.lower() in names and (column.table.lower() == alias if column.table else alone) for column in columns
-    )
-
-
 def walk_selects(tree: Node, visit: Callable[[exp.Select], None]) -> None:
     """Call `visit` on every SELECT of the tree."""
     for select in tree.find_all(exp.Select):
@@ -169,14 +121,3 @@ def sources(select: exp.Select) -> list[Node]:
     start = select.args.get("from_") or select.args.get("from")
     found = [start.this] if start is not None else []
     return found + [join.this for join in select.args.get("joins") or []]
-
-
-def token_offset(query: Query, names: Mapping[str, int], name: str) -> int:
-    """The offset of the next use of `name` as a word in the query; `names` remembers how many were found before."""
-    skip = names.get(name, 0)
-    for token in tokens(query.text, query.dialect):
-        if token.kind == "word" and token.text.lower() == name.lower():
-            if skip == 0:
-                return token.start
-            skip -= 1
-    return 0

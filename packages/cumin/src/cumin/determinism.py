@@ -288,9 +288,9 @@ class _Scan:
                 f"takes any of several rows with the same value. Add the result to what is compared: {name}(x, (y, x)).",
             )
             return
-        argument: Node = node.this if isinstance(node.this, NODE) else None
+        argument = _argument(node)
         within = node.parent if isinstance(node.parent, exp.WithinGroup) else None
-        order = argument if isinstance(argument, exp.Order) else argument.find(exp.Order) if argument is not None else None
+        order = argument if isinstance(argument, exp.Order) else None
         if within is not None:
             order = within.args.get("expression")
         inner = argument.this if isinstance(argument, exp.Order) else argument
@@ -310,9 +310,7 @@ class _Scan:
         self._add("order-sensitive", f"{name}()", offset, remedy)
 
     def _float_sum(self, name: str, offset: int, node: exp.Func, select: exp.Select) -> None:
-        argument: Node = node.this if isinstance(node.this, NODE) else None
-        if isinstance(node, exp.Anonymous):
-            argument = node.expressions[0] if node.expressions else None
+        argument = _argument(node)
         kind = self._type(argument, select) if argument is not None else None
         if name in known.EXACT_SUMS and kind is not None and _exact(kind, name, self.query.dialect):
             return
@@ -454,3 +452,11 @@ def _exact(kind: pa.DataType, name: str, dialect: str) -> bool:
         return False
     # Spark averages integers as doubles: exact up to 2**53 only.
     return not (dialect == "spark" and name != "sum" and kind.bit_width > 32)
+
+
+def _argument(node: exp.Func) -> Node | None:
+    """The first argument of a call. Calls whose name sqlglot does not know, and some that older releases of it know
+    by name only, keep all arguments in a list."""
+    if isinstance(node.this, NODE):
+        return node.this
+    return node.expressions[0] if node.expressions else None

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from cumin import determinism as rules
-from cumin.analysis import Query, parse, partition_filters, undeclared
+from cumin.analysis import Query, parse, undeclared
 from cumin.content import schema_form
 from cumin.decimals import over_decimals
 from cumin.encoding import FORM_VERSION, digest
@@ -18,8 +17,10 @@ from cumin.fingerprint import Part
 from cumin.inputs.base import Table
 from cumin.ordering import Keys
 from cumin.partitions import partition_key, partition_text, typed
+from cumin.pruning import partition_filters
 from cumin.query import Rendered, literal, render
 from cumin.recipe import Recipe
+from cumin.windows import Windows
 
 State = dict[str, dict[str, Part]]  # per input, per partition
 
@@ -72,7 +73,7 @@ def make_plan(recipe: Recipe) -> Plan:
             raise
         _check_output(recipe, schema)
         all_findings, keys = _judge(recipe, query, tables, session)
-        read = {name: _partitions_read(query, name, table, session) for name, table in tables.items()}
+        read = {name: _partitions_read(query, name, tables, session) for name in tables}
     finally:
         session.close()
     executed = _executed(recipe, query, all_findings)
@@ -181,15 +182,17 @@ def _executed(recipe: Recipe, query: Query, found: list[rules.Finding]) -> str:
     return over_decimals(query, sums, recipe.determinism.scale) if sums else query.text
 
 
-def _partitions_read(query: Query, name: str, table: Table, session: Session) -> list[str]:
-    """The partitions that the query can read, seen from its WHERE clauses; all of them where that cannot be seen."""
+def _partitions_read(query: Query, name: str, tables: Mapping[str, Table], session: Session) -> list[str]:
+    """The partitions that the query can read, seen from its conditions; all of them where that cannot be seen."""
+    table = tables[name]
     if not table.partition_columns:
         return list(table.partitions)
     kinds = {column: table.schema.field(column).type for column in table.partition_columns}
     keys = sorted(table.partitions)
     values = [table.typed(key) for key in keys]
     read: set[str] = set()
-    for filters in partition_filters(query, name, table.partition_columns):
+    schemas = {each.lower(): frozenset(map(str.lower, other.schema.names)) for each, other in tables.items()}
+    for filters in partition_filters(query, name, schemas, table.partition_columns):
         kept = session.keep(filters, kinds, values) if filters else [True] * len(keys)
         read.update(key for key, keep in zip(keys, kept, strict=True) if keep)
     return sorted(read)
@@ -218,23 +221,28 @@ def _forms(
     inputs = _input_forms(recipe, tables, state)
     if recipe.lookback is None:
         return {**base, "inputs": inputs}, []
-    lookback = {name: recipe.lookback.get(name, 0) for name in tables}
-    column = recipe.partition_by[0]
+    without_parts = {name: {**each, "parts": None} for name, each in inputs.items()}
+    # What all partitions share is hashed once: of 365 days, each then costs its own window only.
+    shared = digest("cumin/partition-shared", {**base, "inputs": without_parts})
+    windows = {name: Windows(table, sorted(state[name]), recipe.partition_by[0]) for name, table in tables.items()}
+    unwindowed = {
+        name: digest("cumin/partition-input", inputs[name.lower()]["parts"])
+        for name, window in windows.items()
+        if not window.moves
+    }
     subplans = []
-    for key, value in _output_partitions(recipe, tables, state, base).items():
-        reads = {name: _window(table, sorted(state[name]), column, value, lookback[name]) for name, table in tables.items()}
-        narrowed = {
-            name: {**inputs[name.lower()], "parts": {each: inputs[name.lower()]["parts"][each] for each in reads[name]}}
+    for key, value in _output_partitions(recipe, tables, state).items():
+        reads = {name: window.before(value, recipe.lookback.get(name, 0)) for name, window in windows.items()}
+        parts = {
+            name.lower(): unwindowed.get(name) or {each: inputs[name.lower()]["parts"][each] for each in reads[name]}
             for name in tables
         }
-        form = {**base, "inputs": {name.lower(): each for name, each in narrowed.items()}, "only": key}
-        subplans.append(SubPlan(key, "b1:" + digest("cumin/partition", form), reads))
-    without_parts = {name: {**each, "parts": None} for name, each in inputs.items()}
-    whole = {**base, "inputs": without_parts, "parts": {each.key: each.build_id for each in subplans}}
-    return whole, subplans
+        form = {"shared": shared, "parts": parts, "only": key}
+        subplans.append(SubPlan(key, "b1:" + digest("cumin/partition/2", form), reads))
+    return {**base, "inputs": without_parts, "parts": {each.key: each.build_id for each in subplans}}, subplans
 
 
-def _output_partitions(recipe: Recipe, tables: Mapping[str, Table], state: State, base: Mapping[str, Any]) -> dict[str, Any]:
+def _output_partitions(recipe: Recipe, tables: Mapping[str, Table], state: State) -> dict[str, Any]:
     """Key and typed value of each partition that the output may have: those of the inputs that share its column."""
     column = recipe.partition_by[0]
     found: dict[str, Any] = {}
@@ -251,24 +259,6 @@ def _output_partitions(recipe: Recipe, tables: Mapping[str, Table], state: State
         inside = (lambda v: v is not None and wanted[0] <= v <= wanted[1]) if len(wanted) == 2 else (lambda v: v in wanted)
         found = {key: value for key, value in found.items() if inside(value)}
     return dict(sorted(found.items()))
-
-
-def _window(table: Table, keys: list[str], column: str, value: Any, back: int) -> list[str]:
-    """The partitions of an input that an output partition reads: its own, and `back` before it."""
-    if column not in table.partition_columns:
-        return keys
-    index = table.partition_columns.index(column)
-    values = {key: table.typed(key)[index] for key in keys}
-    if value is None:
-        return [key for key in keys if values[key] is None]
-    if isinstance(value, date):
-        low: Any = value - timedelta(days=back)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        low = value - back
-    else:
-        ordered = sorted({each for each in values.values() if each is not None and each <= value})
-        low = ordered[max(0, len(ordered) - 1 - back)] if ordered else value
-    return [key for key in keys if values[key] is not None and low <= values[key] <= value]
 
 
 def only_partitions(plan: Plan, keys: list[str]) -> str:

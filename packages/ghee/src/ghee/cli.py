@@ -54,7 +54,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
             print(pipeline)
             return 0
         began = True
-        return _run(pipeline, parsed.on, parsed.progress)
+        return _run(pipeline, parsed)
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "ghee: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -67,16 +67,19 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return RUN_FAILED if began and not wrong else WRONG
 
 
-def _run(pipeline: Pipeline, on: str, progress: bool | None) -> int:
+def _run(pipeline: Pipeline, parsed: argparse.Namespace) -> int:
     from ghee.run import run
 
-    return _show(run(pipeline, on=on, progress=progress))  # type: ignore[arg-type]  # argparse allows these two only
+    return _show(run(pipeline, on=parsed.on, progress=parsed.progress, metrics=parsed.metrics, trace=parsed.trace))
 
 
 def _resume(parsed: argparse.Namespace) -> int:
     from ghee.run import resume
 
-    return _show(resume(parsed.run, on=parsed.on, options=stage_options(parsed.set), progress=parsed.progress))
+    return _show(resume(
+        parsed.run, on=parsed.on, options=stage_options(parsed.set), progress=parsed.progress, metrics=parsed.metrics,
+        trace=parsed.trace,
+    ))  # fmt: skip
 
 
 def _show(handle: Run) -> int:
@@ -131,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         command.add_argument("--progress", action=argparse.BooleanOptionalAction, default=None,
                              help="show what happens while it runs (default: on a terminal)")  # fmt: skip
+        command.add_argument("--metrics", metavar="PORT|FILE",
+                             help="figures for Prometheus while it runs: at http://127.0.0.1:PORT/metrics, at HOST:PORT, "
+                             "or in a file that is written every second")  # fmt: skip
+        command.add_argument("--trace", metavar="FILE",
+                             help="a timeline of every batch in Chrome's trace format, for ui.perfetto.dev")  # fmt: skip
     return parser
 
 

@@ -17,17 +17,21 @@ from ghee.checkpoints import Checkpoints
 from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
 from ghee.journal import Journal
 from ghee.launch.contract import Death, Launcher, World
+from ghee.limit import find_limit
 from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
 from ghee.protocol.coordinator import RETRIES, Coordinator
 from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Event, RankId
 from ghee.rank import run_rank
-from ghee.report import Report, StageReport, find_limit, summarize_stage
+from ghee.report import Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
 from ghee.task import RankTask
+from ghee.trace import TraceSettings
+from ghee.transfer.contract import Message
 from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
 from ghee.transfer.manager import Report as RankReport
+from ghee.transfer.reading import Numbers, read
 
 STOP_SECONDS = 5.0
 """How long ranks that were told to stop may take before they are killed."""
@@ -55,12 +59,13 @@ class Driver:
         start: Start | None = None,
         journal: Journal | None = None,
         restarts: Sequence[str] = (),
+        trace: TraceSettings | None = None,
     ) -> None:
-        """`restarts` says why the run was started again before."""
+        """`restarts` says why the run was started again before; `trace`: what ranks do is to be written down."""
         self.plan, self.launcher, self.run_id, self.folder = plan, launcher, run_id, folder
         self.results: dict[RankId, bytes] = {}
         self.failures: dict[int, BaseException] = {}
-        self._retries = retries
+        self._retries, self._trace = retries, trace
         self._start = start or Start()
         self._journal = journal
         self._restarts: list[str] = list(restarts)
@@ -72,13 +77,15 @@ class Driver:
         self._told: dict[RankId, set[RankId]] = defaultdict(set)
         self._waiting: dict[RankId, list[Action]] = defaultdict(list)
         self._times: dict[RankId, Times] = {}
-        self._times_of_dead: list[tuple[int, Times]] = []
+        self._times_of_dead: list[tuple[RankId, Times]] = []
         self._balanced: set[tuple[int, int]] = set()
         self._hosted: list[tuple[TransferManager, threading.Thread]] = []
         self._cancelled = threading.Event()
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
         self._splits: list[Any] = []
+        self._unread: list[Message] = []
+        self._numbers = Numbers([stage.size for stage in plan.stages])
 
     # ── from outside ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,7 +205,8 @@ class Driver:
     def _task_of(self, stage: PlannedStage) -> RankTask:
         settings = Settings(
             receivers=stage.children,
-            room=stage.credit,
+            room=self.plan.room(stage),
+            credit=self.plan.credit_after(stage),
             gated=stage.kind == "loop" and stage.size > 1,
             ordered=stage.ordered,
             epoch=self._coordinator.edges[stage.index].first,
@@ -209,7 +217,7 @@ class Driver:
         splits = self._splits if stage.kind == "read" else []
         return RankTask(
             stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
-            self.plan.epochs, str(self.folder), stage.resources.gpus,
+            self.plan.epochs, str(self.folder), stage.resources.gpus, self._trace,
         )  # fmt: skip
 
     def _welcome(self, event: m.Joined) -> None:
@@ -231,13 +239,14 @@ class Driver:
 
     def _follow(self) -> None:
         while self._outcome is None:
-            messages = self._endpoint.receive(0.1)
+            messages, self._unread = self._unread + self._endpoint.receive(0.0 if self._unread else 0.1), []
             if self._cancelled.is_set():
                 raise CancelledError("the run was cancelled")
             self._carry_out(self._coordinator.on(*[_died(death) for death in self.launcher.deaths()]))
             events: list[Event] = []
             for frames in messages:
-                report: RankReport = pickle.loads(frames[0])
+                report = read(frames, RankReport)
+                self._numbers.check(report.rank, report.number)
                 events += report.events
                 if report.times is not None:
                     self._times[report.rank] = report.times
@@ -263,7 +272,7 @@ class Driver:
             if deaths:
                 self._carry_out(self._coordinator.on(*[_died(death) for death in deaths]))
                 return
-            self._endpoint.receive(left)
+            self._unread += self._endpoint.receive(left)
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         by_rank: dict[RankId, list[Action]] = defaultdict(list)
@@ -289,7 +298,7 @@ class Driver:
         for rank in action.ranks:
             old = rank._replace(life=rank.life - 1)
             self._waiting.pop(old, None)
-            self._times_of_dead.append((old.stage, self._times.pop(old, Times())))
+            self._times_of_dead.append((old, self._times.pop(old, Times())))
             address = self._addresses.pop(old, None)
             if address is not None:
                 self._endpoint.forget(address)
@@ -382,6 +391,12 @@ class Driver:
             self._observed = now
             self._observe(self.report())
 
+    def _most_replicas(self, stage: PlannedStage) -> int | None:
+        """How many replicas of a stage could have something to do."""
+        if stage.hosted:
+            return 1
+        return -(-len(self._splits) // stage.ranks_of_world) if stage.kind == "read" else None
+
     def report(self) -> Report:
         """What was measured so far."""
         ended = self._ended or time.time()
@@ -390,10 +405,12 @@ class Driver:
         ledger = self._coordinator.ledger
         stages: list[StageReport] = []
         for stage in self.plan.stages:
-            times = [self._times[rank] for rank in list(self._times) if rank.stage == stage.index]
-            times += [dead for index, dead in self._times_of_dead if index == stage.index]
+            times = [(rank.index, self._times[rank]) for rank in list(self._times) if rank.stage == stage.index]
+            times += [(rank.index, dead) for rank, dead in self._times_of_dead if rank.stage == stage.index]
             entries = [entry for (index, _), entry in list(ledger.entries.items()) if index == stage.index]
             stages.append(summarize_stage(stage.name, stage.kind, stage.size, times, entries))
+            stages[-1].replicas, stages[-1].hosted = stage.size // stage.ranks_of_world or 1, stage.hosted
+            stages[-1].most_replicas = self._most_replicas(stage)
         ends = [s.index for s in self.plan.stages if not self._coordinator.children[s.index]]
         firsts = [t.first_batch for r, t in list(self._times.items()) if r.stage in ends and t.first_batch]
         edges = self._coordinator.edges
@@ -402,12 +419,12 @@ class Driver:
             f"{self.plan.stages[stage].name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             for stage, error in list(self.failures.items())
         ]
-        limit, advice = find_limit(stages, [stage.parent for stage in self.plan.stages])
+        limit = find_limit(stages, [stage.parent for stage in self.plan.stages], self.launcher.cores)
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
-            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit, advice,
-            list(self._restarts), failures,
+            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, limit.advice,
+            list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
         )  # fmt: skip
 
 

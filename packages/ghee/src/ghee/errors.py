@@ -14,6 +14,7 @@
     ├── RankError                            a rank's process ended or could not start
     │   ├── RankKilledError                  a signal, named; out of memory is said where it is known
     │   └── RankStartError                   the process did not come up (a module is missing, MPI failed)
+    ├── TransferError                        a process of the run has sent what no process of it may send: a bug of ours
     ├── LedgerError                          rows read, dropped and delivered do not balance: a bug of ours, never silent
     ├── MachineError                         this machine cannot run it (a /dev/shm that is too small, no mpiexec)
     └── CancelledError                       the run was cancelled (Ctrl-C, Run.cancel)
@@ -79,6 +80,10 @@ class RankKilledError(RankError):
 
 class RankStartError(RankError):
     """A rank's process did not come up."""
+
+
+class TransferError(GheeError):
+    """A process of the run has sent what none may send. This is a bug in ghee, or in who holds the run's key."""
 
 
 class LedgerError(GheeError):

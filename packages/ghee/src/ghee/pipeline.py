@@ -76,7 +76,8 @@ class Pipeline:
 
         A class is built once in each rank and its instances are called for each batch: load a model once, predict often.
         A method `close` of a class or callable object is called at the end. Each replica is an MPI world of its own, of
-        `ranks` ranks. `credit` is in bytes: what may lie in the inbox of a rank, and as much again in its outbox.
+        `ranks` ranks. `credit` is in bytes: what may lie before each rank, half of it in its
+        inbox and half in its senders' outboxes.
         """
         resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
         _callable("map", function)
@@ -182,6 +183,13 @@ def read(
     limit: int | None = None,
     format: str | None = None,
     filesystem: Any = None,
+    schema: Any = None,
+    start: Any = None,
+    until: Any = None,
+    group: str | None = None,
+    decode: Literal["json", "arrow"] | Callable[[bytes], Any] | None = None,
+    poison: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     replicas: int | None = None,
     cpus: float | str = 1,
     memory: int | str | None = None,
@@ -192,7 +200,13 @@ def read(
     `batch_size` is in rows; a batch never spans two splits, so the last of a split may be smaller. `epochs` passes are
     made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
     `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
-    `replicas` gives the reading a stage of its own.
+    `replicas` gives the reading a stage of its own. `schema` (pyarrow.Schema) gives types to CSV and JSON.
+
+    For topics, `kafka://host:port/topic`: `start` and `until` are "earliest", "latest", a datetime, or offsets by partition;
+    without `until` the stream has no end. `group` shares the partitions with others of that consumer group and commits what
+    was acknowledged. `decode` makes columns of a message's value: "json", "arrow", or a function of its bytes that returns a
+    dict. `poison` says what becomes of a message that cannot be decoded: "fail", "skip", or a topic that keeps it.
+    `settings` are librdkafka's (TLS, SASL).
     """
     problems = [
         f"{name}={value!r}: expected a whole number of at least 1"
@@ -204,7 +218,8 @@ def read(
     resources = parse_resources(replicas=1 if replicas is None else replicas, cpus=cpus, memory=memory, image=image)
     options = {
         "columns": columns, "filter": filter, "batch_size": batch_size, "shuffle": shuffle,
-        "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem,
+        "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem, "schema": schema,
+        "start": start, "until": until, "group": group, "decode": decode, "poison": poison, "settings": settings,
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     stage = Stage(
@@ -267,7 +282,21 @@ def names_of(stages: Iterable[Stage]) -> dict[Stage, str]:
 
 _RESOURCES = ("replicas", "ranks", "cpus", "memory", "gpus", "image")
 _OVERRIDES = {
-    "read": ("batch_size", "epochs", "limit", "shuffle", "shuffle_buffer", "replicas", "cpus", "memory", "image"),
+    "read": (
+        "batch_size",
+        "epochs",
+        "limit",
+        "shuffle",
+        "shuffle_buffer",
+        "start",
+        "until",
+        "group",
+        "poison",
+        "replicas",
+        "cpus",
+        "memory",
+        "image",
+    ),
     "map": (*_RESOURCES, "credit"),
     "loop": (*_RESOURCES, "credit", "tail", "ordered", "when_slow"),
     "write": ("mode", "rows_per_file", "replicas", "cpus", "memory", "image"),
@@ -330,7 +359,8 @@ def explain(pipeline: Pipeline) -> str:
 
     def line(stage: Stage) -> str:
         if stage.kind == "read":
-            options = ", ".join(f"{key}={value!r}" for key, value in stage.options.items())
+            shown = {key: value for key, value in stage.options.items() if key != "settings"}  # it may hold a password
+            options = ", ".join(f"{key}={value!r}" for key, value in shown.items())
             where = f"; {stage.resources}" if stage.own_ranks else ""
             return f"read {_short(stage.payload)}  ({options}{where})"
         if stage.kind == "write":

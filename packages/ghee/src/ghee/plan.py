@@ -12,6 +12,7 @@ import cloudpickle
 
 from ghee.errors import PickleError, PipelineError
 from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
+from ghee.protocol.credit import inbox_share, outbox_share
 from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import Tail, WhenSlow
 from ghee.resources import Resources
@@ -64,7 +65,7 @@ class PlannedStage:
         """What the protocol needs to know."""
         most = PREFETCH if self.kind == "map" else 1 << 30
         return StageRules(
-            self.index, self.kind, self.parent, self.size, self.credit, most,  # type: ignore[arg-type]
+            self.index, self.kind, self.parent, self.size, inbox_share(self.credit), most,  # type: ignore[arg-type]
             self.ordered, self.tail, self.depth, self.after_loop, self.ranks_of_world,
             self.when_slow, self.may_fail,
         )  # fmt: skip
@@ -77,6 +78,15 @@ class Plan:
     source: Any
     epochs: int
     stages: tuple[PlannedStage, ...]
+
+    def room(self, stage: PlannedStage) -> int:
+        """Bytes that the outbox of each of the stage's ranks takes. A batch lies there once for all branches."""
+        children = [child for child in self.stages if child.parent == stage.index]
+        return max((outbox_share(child.credit, child.size, stage.size) for child in children), default=1)
+
+    def credit_after(self, stage: PlannedStage) -> int:
+        """The smallest credit of a rank that the stage sends to, in bytes."""
+        return min((child.credit for child in self.stages if child.parent == stage.index), default=1)
 
 
 def make_plan(pipeline: Pipeline) -> Plan:

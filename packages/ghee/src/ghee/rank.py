@@ -7,6 +7,7 @@ import inspect
 import os
 import pickle
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,6 +49,11 @@ def run_rank(
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
         manager.configure(task.settings)
+        if task.trace is not None:
+            manager.write_trace(task.trace, task.stage)
+        if inline:
+            clock = time.pthread_getcpuclockid(threading.get_ident())
+            manager.cpu_clock = functools.partial(time.clock_gettime, clock)
         result = _RUNNERS[task.kind](manager, task, place)
         manager.tell(m.Returned(manager.rank, _dump(result, task)))
         manager.wait_for_stop()
@@ -129,7 +135,15 @@ def _is_class(function: object) -> bool:
 
 
 def _apply(
-    manager: TransferManager, function: _Function, name: BatchId, batch: object, rows: int, *, ordered: bool, redo: bool
+    manager: TransferManager,
+    function: _Function,
+    name: BatchId,
+    batch: object,
+    rows: int,
+    *,
+    ordered: bool,
+    redo: bool,
+    received: bool = True,
 ) -> None:
     """Call the function on one batch and send what comes of it.
 
@@ -144,17 +158,19 @@ def _apply(
         _warn_of_large(manager, context.stage())
         outputs += 1
     manager.times.worked += time.perf_counter() - began - (manager.times.waited_room - waited)
+    if manager.trace is not None:
+        manager.trace.worked(began, name, rows, received)
     manager.tell(m.Finished(manager.rank, name, rows, rows_out, outputs, redo))
 
 
 def _warn_of_large(manager: TransferManager, stage: str) -> None:
     """Say once that a batch is larger than all credit: it passes, but nothing passes beside it."""
-    room = manager.room
-    if manager.largest > room and not manager.has_warned:
+    credit = manager.credit
+    if manager.largest > credit and not manager.has_warned:
         manager.has_warned = True
         warnings.warn(
             f"a batch of {format_bytes(manager.largest)} from stage {stage!r} is larger than its credit of "
-            f"{format_bytes(room)}: such batches pass one at a time, and memory holds them whole; make smaller batches "
+            f"{format_bytes(credit)}: such batches pass one at a time, and memory holds them whole; make smaller batches "
             f"(batch_size=) or give the stages more credit (credit={format_bytes(2 * manager.largest)!r})",
             RuntimeWarning,
             stacklevel=2,
@@ -186,6 +202,8 @@ class _Reader:
                 if step.only is None:
                     manager.tell(m.Idle(manager.rank))
         self._function.close()
+        if hasattr(self._source, "close"):
+            self._source.close()
 
     def _read(self, step: m.Read) -> None:
         manager, batches, rows = self._manager, 0, 0
@@ -200,13 +218,15 @@ class _Reader:
                 if urgent is not None:
                     self._read(urgent)
             self._place.at(name)
+            manager.begin()
             manager.times.batches_in += 1
             manager.times.rows_in += count
             ordered = self._task.settings.ordered
-            _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo)
+            _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo, received=False)
             self._said[step.epoch] += 0 if step.redo else count
             self._place.at(None)
         partial = step.only is not None
+        manager.times.set_aside = getattr(self._source, "set_aside", 0)
         manager.tell(m.SplitDone(manager.rank, step.epoch, step.split, batches, rows, partial))
 
     def _batches(self, step: m.Read) -> Iterator[Any]:
@@ -222,7 +242,11 @@ def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
     began = time.perf_counter()
     batch = next(reading, None)
     if manager.times.batches_in:  # the first is the run's start: imports, opening files
-        manager.times.worked += time.perf_counter() - began
+        passed = time.perf_counter() - began
+        manager.times.worked += passed
+        manager.times.read += passed
+    if manager.trace is not None and batch is not None:
+        manager.trace.span("reads", began)
     return batch
 
 
@@ -304,6 +328,8 @@ def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> objec
             began = time.perf_counter()
             writer.write(batch)
             manager.times.worked += time.perf_counter() - began
+            if manager.trace is not None:
+                manager.trace.worked(began, step.id, step.rows)
             manager.tell(m.Consumed(manager.rank, step.id))
             batches, rows = batches + 1, rows + step.rows
         return writer.close()

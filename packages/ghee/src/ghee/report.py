@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 
 from ghee.protocol.ledger import Entry
 from ghee.resources import format_bytes
 from ghee.transfer.manager import Times
 
-MOST_ADVISED = 4
-"""The report never advises more than this many times the replicas that there were."""
 
-LEAST_SECONDS = 1.0
-"""A stream that was shorter is no ground for advice."""
+@dataclass
+class RankReport:
+    """One rank of a stage, over all its lives. Seconds from its first batch on; `cpu` is what its process computed."""
+
+    rank: int
+    worked: float = 0.0
+    waited_input: float = 0.0
+    waited_room: float = 0.0
+    cpu: float = 0.0
+    batches: int = 0
+
+    @property
+    def worked_share(self) -> float:
+        """The share of its time in which it worked."""
+        return self.worked / (self._total or 1.0)
+
+    @property
+    def waited_input_share(self) -> float:
+        """The share of its time in which it waited for batches."""
+        return self.waited_input / (self._total or 1.0)
+
+    @property
+    def seconds_per_batch(self) -> float:
+        """Seconds of work for a batch."""
+        return self.worked / max(self.batches, 1)
+
+    @property
+    def _total(self) -> float:
+        return self.worked + self.waited_input + self.waited_room
 
 
 @dataclass
 class StageReport:
     """One stage, over all its ranks and epochs. Shares are of the ranks' time from their first batch to the end.
 
-    `waited_input`: for batches; `waited_room`: for the next stage to take some; `worked`: in the function.
+    `waited_input`: for batches; `waited_room`: for the next stage to take some; `worked`: in the function, and `cpu` of all
+    time computing (more than 1 for several threads). `reading` is of the work. `capacity`: rows per second that its ranks
+    could do without waiting. `most_replicas`: how many could have something to do, where that is known. `hosted`: it runs
+    in the driver's process.
     """
 
     name: str
@@ -39,11 +66,22 @@ class StageReport:
     skipped: int = 0
     repeated: int = 0
     padded: int = 0
+    set_aside: int = 0
+    replicas: int = 1
+    cpu: float = 0.0
+    reading: float = 0.0
+    capacity: float = 0.0
+    most_replicas: int | None = None
+    hosted: bool = False
+    by_rank: list[RankReport] = field(default_factory=list)
 
 
 @dataclass
 class Report:
-    """What a run measured. `seconds` is from the call of `ghee.run` to its end, `first_batch` to the first delivery."""
+    """What a run measured. `seconds` is from the call of `ghee.run` to its end, `first_batch` to the first delivery.
+
+    `limited_by` says what limits the run, `limiting` names the stage if it is one, `advice` says which change would help.
+    """
 
     run: str
     seconds: float = 0.0
@@ -56,6 +94,8 @@ class Report:
     advice: str = ""
     restarts: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    limiting: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def stage(self, name: str) -> StageReport:
         """The report of a stage, by its name."""
@@ -72,7 +112,7 @@ class Report:
         balance = "balances" if self.balanced else "was not checked to the end (the loop returned early)"
         lines = [head, f"{self.rows_read:,} rows read in {self.epochs} epochs; the ledger {balance}"]
         table: list[tuple[str, ...]] = [
-            ("stage", "ranks", "rows", "rows/s", "work", "waits for input", "waits for room", "dropped", "out")
+            ("stage", "ranks", "rows", "rows/s", "could do", "work", "waits for input", "waits for room", "dropped", "out")
         ]
         for s in self.stages:
             share = [f"{100 * value:.0f} %" for value in (s.worked, s.waited_input, s.waited_room)]
@@ -83,6 +123,7 @@ class Report:
                     str(s.ranks),
                     f"{s.rows:,}",
                     f"{s.rows_per_second:,.0f}",
+                    f"{s.capacity:,.0f}",
                     *share,
                     dropped,
                     format_bytes(s.bytes_out),
@@ -95,48 +136,40 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [
+            f"{s.name} set {s.set_aside:,} messages aside, which could not be decoded" for s in self.stages if s.set_aside
+        ]
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
+        lines += self.notes
         return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
 
 
-def summarize_stage(name: str, kind: str, ranks: int, times: list[Times], entries: list[Entry]) -> StageReport:
-    """Put together what the ranks of a stage measured and what the ledger counted."""
-    waited_input = sum(t.waited_input for t in times)
-    waited_room = sum(t.waited_room for t in times)
-    worked = sum(max(0.0, t.worked) for t in times)
-    total = (waited_input + waited_room + worked) or 1.0
+def summarize_stage(
+    name: str, kind: str, ranks: int, times: list[tuple[int, Times]], entries: list[Entry]
+) -> StageReport:  # fmt: skip
+    """Put together what the ranks of a stage measured and what the ledger counted. `times`: of each life, by index."""
+    by_rank: dict[int, RankReport] = {}
+    for index, t in times:
+        rank = by_rank.setdefault(index, RankReport(index))
+        rank.worked += max(0.0, t.worked)
+        rank.waited_input += t.waited_input
+        rank.waited_room += t.waited_room
+        rank.cpu += t.cpu
+        rank.batches += t.batches_in
+    totals = [rank.worked + rank.waited_input + rank.waited_room for rank in by_rank.values()]
+    total, longest = sum(totals) or 1.0, max(totals, default=0.0)
+    worked = sum(rank.worked for rank in by_rank.values())
     rows = sum(e.rows_in for e in entries)
-    longest = max((t.waited_input + t.waited_room + t.worked for t in times), default=0.0)
     return StageReport(
-        name, kind, ranks, rows, sum(t.batches_in for t in times), sum(t.bytes_out for t in times),
+        name, kind, ranks, rows, sum(t.batches_in for _, t in times), sum(t.bytes_out for _, t in times),
         rows / longest if longest else 0.0,
-        waited_input / total, waited_room / total, worked / total,
+        sum(rank.waited_input for rank in by_rank.values()) / total,
+        sum(rank.waited_room for rank in by_rank.values()) / total, worked / total,
         sum(e.dropped for e in entries), sum(e.tail for e in entries), sum(e.skipped for e in entries),
-        sum(e.repeated for e in entries), sum(e.padded for e in entries),
+        sum(e.repeated for e in entries), sum(e.padded for e in entries), sum(t.set_aside for _, t in times),
+        cpu=sum(rank.cpu for rank in by_rank.values()) / total,
+        reading=sum(t.read for _, t in times) / (worked or 1.0),
+        capacity=rows / (worked / max(ranks, 1)) if worked else 0.0,
+        by_rank=[by_rank[index] for index in sorted(by_rank)],
     )  # fmt: skip
-
-
-def find_limit(stages: list[StageReport], parents: list[int | None]) -> tuple[str, str]:
-    """Which stage limits the run, and what to change: (sentence, advice).
-
-    The limit is the busiest stage. If it is not the last, the stages after it wait for it; replicas of a map stage help
-    until its consumers wait no more: their number is scaled by the share of time in which the consumer did not wait.
-    """
-    if not stages:
-        return "", ""
-    limit = max(range(len(stages)), key=lambda number: stages[number].worked)
-    stage = stages[limit]
-    ends = [number for number in range(len(stages)) if number not in parents]
-    consumer = max((stages[number] for number in ends), key=lambda s: s.waited_input)
-    if limit in ends or consumer.waited_input < 0.05:
-        said = f"{stage.name} limits the run: it worked {100 * stage.worked:.0f} % of its time"
-        return said + f" and waited {100 * stage.waited_input:.0f} % for batches", ""
-    # Beyond a factor the measured rate says little: another stage will be the limit by then.
-    factor = min(MOST_ADVISED, 1 / max(0.01, 1 - consumer.waited_input))
-    wanted = max(stage.ranks + 1, math.ceil(stage.ranks * factor))
-    said = f"{stage.name} limits the run: {consumer.name} waited {100 * consumer.waited_input:.0f} % of its time for it"
-    seconds = consumer.rows / consumer.rows_per_second if consumer.rows_per_second else 0.0
-    if stage.kind == "loop" or seconds < LEAST_SECONDS:
-        return said, ""
-    return said, f"give {stage.name} {wanted} replicas instead of {stage.ranks}"

@@ -26,8 +26,10 @@ from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
 from ghee.report import Report
 from ghee.resume import Start, start_of
+from ghee.trace import TraceSettings, merge
 
 if TYPE_CHECKING:
+    from ghee.metrics import Metrics
     from ghee.progress import Progress
 
 KEPT_RUNS = 20
@@ -42,18 +44,25 @@ class Run:
 
     def __init__(
         self, plan: Plan, attempt: Callable[[Start, list[str]], Driver], start: Start, folder: Path, journal: Journal,
-        progress: Progress | None, restarts_left: int,
+        progress: Progress | None, restarts_left: int, metrics: Metrics | None = None, trace: Path | None = None,
     ) -> None:  # fmt: skip
-        """`attempt` makes the driver of an attempt, given where it begins and why it was begun again."""
+        """`attempt` makes the driver of an attempt, given where it begins and why it was begun again.
+
+        `trace` is where the timeline goes that the ranks have written.
+        """
         self.id = folder.name
         self.folder = folder
         self._plan, self._attempt, self._journal, self._progress = plan, attempt, journal, progress
+        self._metrics, self._trace = metrics, trace
+        self._notes: list[str] = []
         self._restarts: list[str] = []
         self._restarts_left = restarts_left
         self._cancelled = False
         self._driver = attempt(start, [])
         self._error: BaseException | None = None
         self._over = threading.Event()
+        if metrics is not None:
+            metrics.begin(lambda: self.report)
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
         self._thread.start()
 
@@ -71,11 +80,21 @@ class Run:
         try:
             self._journal.append(kind="end", how=how)
             self._journal.close()
+            self._end_observers()
             if self._progress is not None:
                 self._progress.close(self.report if self._error is None else None)
             (self.folder / "report.json").write_text(self.report.to_json())
         finally:
             self._over.set()
+
+    def _end_observers(self) -> None:
+        if self._trace is not None:
+            try:
+                self._notes += merge(self.folder / "trace", self._trace, self.id)
+            except OSError as error:
+                self._notes.append(f"the trace could not be written to {self._trace}: {error}")
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _begin_again(self, error: BaseException) -> bool:
         """A rank whose work cannot be made again alone was killed: begin again at the last checkpoints, if that is sound.
@@ -130,7 +149,14 @@ class Run:
     @property
     def report(self) -> Report:
         """What was measured so far."""
-        return self._driver.report()
+        report = self._driver.report()
+        report.notes = list(self._notes)
+        return report
+
+    @property
+    def metrics(self) -> str | None:
+        """The URL or the file of the run's figures in Prometheus' format, if they were asked for."""
+        return None if self._metrics is None else self._metrics.address
 
     def logs(self, stage: str | None = None) -> dict[str, str]:
         """What the ranks have printed, by "stage-rank"; of one stage if it is named."""
@@ -158,6 +184,8 @@ def run(
     progress: bool | None = None,
     retries: int = RETRIES,
     resume: str | Mapping[str, Any] | None = None,
+    metrics: int | str | Path | None = None,
+    trace: str | Path | None = None,
 ) -> Run:
     """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
 
@@ -168,11 +196,16 @@ def run(
     given by its id, or at the place of a `batches.state()`; numbers of replicas may differ from then, stages and input may
     not.
 
+    `metrics` gives the run's figures out in Prometheus' format while it runs: at a port of the loopback interface (0: any
+    that is free; `Run.metrics` is the URL), at "HOST:PORT", or in a file that is written every second. `trace` is a file
+    for a timeline of every batch in Chrome's trace format; it is there when the run has ended, well or not.
+
     Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
     function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
     run and raises KeyboardInterrupt.
     """
     plan = make_plan(pipeline)
+    traced = _trace_file(trace)
     if resume is None:
         folder = _make_folder(time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
         _keep(pipeline, folder)
@@ -189,13 +222,21 @@ def run(
     (folder / "report.json").unlink(missing_ok=True)  # a folder without one is not removed as an old run's
     shown = _progress(folder.name) if progress or (progress is None and sys.stderr.isatty()) else None
 
+    settings = None if traced is None else TraceSettings.begin(folder / "trace", sum(s.size for s in plan.stages))
+
     def attempt(start: Start, restarts: list[str]) -> Driver:
         return Driver(
             plan, _launcher(on, folder, shown), folder.name, folder, retries=retries,
-            observe=shown.update if shown else None, start=start, journal=journal, restarts=restarts,
+            observe=shown.update if shown else None, start=start, journal=journal, restarts=restarts, trace=settings,
         )  # fmt: skip
 
-    handle = Run(plan, attempt, start, folder, journal, shown, retries if isinstance(on, str) else 0)
+    told = _metrics(metrics)
+    try:
+        handle = Run(plan, attempt, start, folder, journal, shown, retries if isinstance(on, str) else 0, told, traced)
+    except BaseException:
+        if told is not None:
+            told.close()
+        raise
     if wait:
         try:
             while not handle.wait(3600):
@@ -215,6 +256,8 @@ def resume(
     wait: bool = True,
     progress: bool | None = None,
     retries: int = RETRIES,
+    metrics: int | str | Path | None = None,
+    trace: str | Path | None = None,
 ) -> Run:
     """Go on with a run that was killed, cancelled or has failed: its pipeline as it was, from its last checkpoints.
 
@@ -229,7 +272,8 @@ def resume(
     if ends and ends[-1]["how"] == "finished":
         raise CheckpointError(f"run {run_id} has finished; there is nothing left to do. Its report is {folder}/report.json")
     return run(
-        override(_kept(folder), options or {}), on, wait=wait, progress=progress, retries=retries, resume=run_id
+        override(_kept(folder), options or {}), on, wait=wait, progress=progress, retries=retries, resume=run_id,
+        metrics=metrics, trace=trace,
     )  # fmt: skip
 
 
@@ -262,6 +306,25 @@ def _kept(folder: Path) -> Pipeline:
     sys.path.extend(entry for entry in path if entry not in sys.path)
     pipeline: Pipeline = cloudpickle.loads(kept)
     return pipeline
+
+
+def _trace_file(trace: str | Path | None) -> Path | None:
+    if trace is None:
+        return None
+    path = Path(trace).absolute()
+    if path.is_dir() or not path.parent.is_dir():
+        raise PipelineError(
+            f"trace={str(trace)!r}: expected a file in a folder that is there, such as trace='run.trace.json'"
+        )
+    return path
+
+
+def _metrics(where: int | str | Path | None) -> Metrics | None:
+    if where is None:
+        return None
+    from ghee.metrics import Metrics  # an HTTP server takes a while to import
+
+    return Metrics(where)
 
 
 def _progress(run_id: str) -> Progress:

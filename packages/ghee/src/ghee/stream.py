@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,7 +38,7 @@ class Batches:
         self._checkpoints = checkpoints
         self._number, self._before = settings.number, settings.step
         self._taken = self._taken_in_epoch = 0
-        self._given = False
+        self._given, self._since = False, 0.0
         self._manager = manager
         self._at = at
         self._ended = False
@@ -113,13 +114,15 @@ class Batches:
         if self._held is not None:
             self._taken += 1
             self._taken_in_epoch += 1
+            if self._manager.trace is not None:
+                self._manager.trace.worked(self._since, self._held.id, self._held.rows)
             if self._held.fill is None:
                 self._manager.tell(m.Consumed(self._manager.rank, self._held.id))
         self._held, self._given = None, False
 
     def _deliver(self, arrived: Arrived) -> object:
         self._at(arrived.id)
-        self._given = True
+        self._given, self._since = True, time.perf_counter()
         counts = self._counts
         counts.batches += 1
         if arrived.fill is Tail.PAD:
@@ -132,6 +135,7 @@ class Batches:
         return self._manager.unpack(arrived)
 
     def _skip(self, arrived: Arrived) -> None:
+        self._since = time.perf_counter()
         if arrived.fill is None:
             self._counts.skipped += arrived.rows
         self._manager.unpack(arrived)  # lets its memory go

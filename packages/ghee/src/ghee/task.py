@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ghee.trace import TraceSettings
 from ghee.transfer.manager import Settings
 
 Kind = Literal["read", "map", "loop", "write"]
@@ -16,7 +17,7 @@ class RankTask:
     """A stage's function and how it takes part. Travels by cloudpickle.
 
     `payload` is the source for a reading stage and the sink for a writing one; `function` is None where there is none.
-    `splits` are the source's, for a reading stage.
+    `splits` are the source's, for a reading stage. `trace`: what happens is to be written down.
     """
 
     kind: Kind
@@ -29,3 +30,4 @@ class RankTask:
     epochs: int
     folder: str
     gpus: int = 0
+    trace: TraceSettings | None = None

@@ -35,7 +35,7 @@ class Local:
         self.folder, self.address = folder, address
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.processes = Processes(loop)
-        self.ranks = Ranks(loop, folder / "socket", self._on_report, self._on_log)
+        self.ranks = Ranks(loop, folder / "socket", self._on_report, self._on_log, self._on_daemon)
         self.payload: str | None = None
         self._launched = False
         self._numbers: set[int] = set()
@@ -83,8 +83,10 @@ class Local:
                 self._start_rank(rank, request["size"])
         elif kind == "mpich":
             self._start_mpich(request)
+        elif kind == "openmpi":
+            self._start_openmpi(request)
         else:
-            raise Refused(f"this agent cannot launch {kind!r}; it can: none, mpich")
+            raise Refused(f"this agent cannot launch {kind!r}; it can: none, mpich, openmpi")
 
     def _start_rank(self, rank: int, size: int) -> None:
         environment = self._environment(SWIMMY_MPI="none", SWIMMY_RANK=str(rank), SWIMMY_SIZE=str(size))
@@ -96,14 +98,39 @@ class Local:
 
         self.processes.start(RANK_PROGRAM, environment, lambda line: self._on_log(rank, line), ended)
 
+    def _launcher_failed(self, text: str) -> None:
+        self.journal.append({"kind": "launcher", "code": 127, "text": text})
+
     def _start_mpich(self, request: Header) -> None:
         program = mpi.find_program("mpiexec")
         if program is None:
-            self.journal.append({"kind": "launcher", "code": 127, "text": "the image has no mpiexec: install mpich in it"})
+            self._launcher_failed("the image has no mpiexec: install mpich in it")
+            return
+        if mpi.is_openmpi(program):
+            self._launcher_failed("the image has Open MPI: ask for swimmy.mpi(kind='openmpi'), or install mpich in it")
             return
         argv = mpi.mpich_arguments(
             program, request["hosts"], request["ranks_per_host"], mpi.interface_of(self.address), RANK_PROGRAM
         )
+        self._start_launcher(argv, self._environment(SWIMMY_MPI="mpich"))
+
+    def _start_openmpi(self, request: Header) -> None:
+        program, rsh = mpi.find_program("mpirun"), mpi.find_program("swimmy-rsh")
+        if program is None or not mpi.is_openmpi(program):
+            self._launcher_failed("the image has no Open MPI (mpirun with ompi_info beside it): install openmpi in it")
+            return
+        if rsh is None:
+            self._launcher_failed("the image has no swimmy-rsh beside its Python: install swimmy in it with pip")
+            return
+        hosts, per_host = request["hosts"], request["ranks_per_host"]
+        hostfile = self.folder / "hostfile"
+        hostfile.write_text(mpi.openmpi_hostfile(hosts, per_host))
+        root = os.geteuid() == 0
+        argv = mpi.openmpi_arguments(program, hostfile, len(hosts) * per_host, root=root, program=RANK_PROGRAM)
+        settings = mpi.openmpi_environment(rsh, len(hosts), mpi.interface_of(self.address))
+        self._start_launcher(argv, self._environment(SWIMMY_MPI="openmpi", **settings))
+
+    def _start_launcher(self, argv: list[str], environment: dict[str, str]) -> None:
         tail: list[str] = []
 
         def line(text: str) -> None:
@@ -119,10 +146,19 @@ class Local:
             code = os.waitstatus_to_exitcode(status)
             self.journal.append({"kind": "launcher", "code": code, "text": "\n".join(tail)})
 
-        self.processes.start(argv, self._environment(SWIMMY_MPI="mpich"), line, ended)
+        self.processes.start(argv, environment, line, ended)
 
-    def proxy(self, argv: list[str]) -> None:
-        """Runs MPI's own proxy, as mpiexec on the leading Pod asked."""
+    def _on_daemon(self, host: str, text: str) -> None:
+        """mpirun of Open MPI wants its daemon on another host: the leader tells that host's agent."""
+        try:
+            daemon = mpi.parse_daemon(text)
+        except ValueError as error:
+            self._launcher_failed(str(error))
+            return
+        self.journal.append({"kind": "proxy", "host": host, "argv": daemon.argv, "variables": daemon.variables})
+
+    def proxy(self, argv: list[str], variables: dict[str, str]) -> None:
+        """Runs MPI's own proxy, as the launcher on the leading Pod asked."""
         if not mpi.is_proxy(argv):
             raise Refused(f"an agent runs {', '.join(sorted(mpi.PROXIES))} for MPI and nothing else, not {argv[:1]}")
 
@@ -132,12 +168,15 @@ class Local:
         def ended(status: int) -> None:
             code = os.waitstatus_to_exitcode(status)
             name = Path(argv[0]).name
-            if code < 0:  # it was killed: mpiexec may wait for it for ever
+            if code < 0:  # it was killed: the launcher may wait for it for ever
                 self.journal.append({"kind": "launcher", "code": code, "text": f"{name} was killed"})
             elif code:
                 self.journal.append({"kind": "output", "text": f"{name} ended with {code}"})
 
-        self.processes.start(argv, self._environment(SWIMMY_MPI="mpich"), line, ended)
+        kind = mpi.PROXIES[Path(argv[0]).name]
+        settings = mpi.OPENMPI_SETTINGS if kind == "openmpi" else {}
+        environment = self._environment(SWIMMY_MPI=kind, **settings)
+        self.processes.start(argv, {**environment, **mpi.expand(variables, environment)}, line, ended)
 
     def go(self) -> None:
         """Tells this Pod's ranks to load the payload and call the function."""

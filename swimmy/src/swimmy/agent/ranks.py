@@ -1,6 +1,7 @@
 """The agent's side of its ranks: a Unix socket in a 0700 folder, over which each rank reports and gets its word to start.
 
 A rank opens two connections: ``control`` (one JSON object a line, both ways) and ``log`` (whatever the rank prints).
+Open MPI's mpirun comes over it too, by ``swimmy.agent.rsh``: it says which daemon it wants on which host.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Ranks:
         path: Path,
         on_report: Callable[[int, Report], None],
         on_log: Callable[[int, str], None],
+        on_daemon: Callable[[str, str], None],
     ) -> None:
-        self._loop, self._on_report, self._on_log = loop, on_report, on_log
+        self._loop, self._on_report, self._on_log, self._on_daemon = loop, on_report, on_log, on_daemon
         self._controls: dict[int, socket.socket] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,6 +53,8 @@ class Ranks:
                 who.update(json.loads(text))
                 if who["connection"] == "control":
                     self._controls[who["rank"]] = connection
+                elif who["connection"] == "rsh":
+                    self._on_daemon(who["host"], who["text"])
             elif who["connection"] == "log":
                 self._on_log(who["rank"], text)
             else:

@@ -129,7 +129,7 @@ class Agent:
         return {}
 
     def _op_proxy(self, sender: bytes, header: Header, body: bytes) -> Header:
-        self.local.proxy(header["argv"])
+        self.local.proxy(header["argv"], header.get("variables", {}))
         return {}
 
     def _op_go(self, sender: bytes, header: Header, body: bytes) -> Header:

@@ -171,12 +171,17 @@ class World:
         return [Record({"kind": "log", "index": index, "rank": None, "text": entry["text"]})]
 
     def _on_proxy(self, group: Group, index: int, entry: Entry) -> list[Action]:
+        """MPICH names no host: its lines come in the order of the hosts it was given. Open MPI names each."""
         place = group.proxies
         group.proxies += 1
+        if "host" in entry:
+            places = [each for each, member in enumerate(group.members) if self.addresses[member] == entry["host"]]
+            place = places[0] if places else len(group.members)
         if place >= len(group.members):
-            text = f"mpiexec wants a proxy on {place + 1} hosts, {len(group.members)} were given"
-            return self._fail(group, index, None, "world", {"text": text})
-        return [Tell(group.members[place], {"op": "proxy", "argv": entry["argv"]})]
+            where = entry.get("host", f"{place + 1} hosts, {len(group.members)} were given")
+            return self._fail(group, index, None, "world", {"text": f"the launcher wants a proxy on {where}"})
+        message = {"op": "proxy", "argv": entry["argv"], "variables": entry.get("variables", {})}
+        return [Tell(group.members[place], message)]
 
     def _on_join(self, group: Group, index: int, entry: Entry) -> list[Action]:
         group.joined[entry["rank"]] = {**entry, "index": index}

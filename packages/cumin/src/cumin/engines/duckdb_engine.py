@@ -1,10 +1,14 @@
 """DuckDB in the process: the default engine, and the only file that imports it."""
 
+import atexit
 import os
+import threading
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import duckdb as engine
@@ -19,10 +23,11 @@ from cumin.udfs import Udf
 from cumin.units import Target, Unit, write_units
 
 BATCH_ROWS = 122_880  # DuckDB's own row group
+_NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 VERSION_POLICIES = ("exact", "minor", "major", "ignore")
 # The same in every engine: the first 60 bits of MD5 over the seed and the key's text.
 HASH_MOD = (
-    "CREATE MACRO hash_mod(k, n, seed) AS (('0x' || left(md5(concat(seed, ':', CAST(k AS VARCHAR))), 15))::BIGINT % n)"
+    "CREATE TEMP MACRO hash_mod(k, n, seed) AS (('0x' || left(md5(concat(seed, ':', CAST(k AS VARCHAR))), 15))::BIGINT % n)"
 )
 
 
@@ -65,15 +70,14 @@ class DuckDB(Engine):
     ) -> list[Unit]:
         threads = 1 if determinism.mode == "single-thread" else self.threads
         with self._connection(udfs, threads=threads, spill=str(target.folder / ".spill")) as connection:
-            for name, relation in relations.items():
-                _bind(connection, name, relation)
-            _lock(connection, relations, target)
             by = [f'"{_quoted(name)}"' for name in (*target.partition_by, *target.order_key)]
             if by:
                 sql = f"SELECT * FROM (\n{sql}\n) AS cumin_rows ORDER BY {', '.join(by)}"
             try:
-                relation_ = connection.sql(sql)
-                reader = _reader(relation_)
+                for name, relation in relations.items():
+                    _bind(connection, name, relation)
+                _lock(connection, relations, target)
+                reader = _reader(connection.sql(sql))
                 return write_units(reader, reader.schema, target)
             except (engine.Error, pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
@@ -83,17 +87,20 @@ class DuckDB(Engine):
     def duplicates(self, relation: Relation, key: tuple[str, ...]) -> int:
         columns = ", ".join(f'"{_quoted(name)}"' for name in key)
         with self._connection({}, threads=self.threads) as connection:
-            _bind(connection, "t", relation)
-            rows = connection.execute(
-                f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) n FROM t GROUP BY {columns} HAVING count(*) > 1)"
-            ).fetchall()
+            try:
+                _bind(connection, "t", relation)
+                rows = connection.execute(
+                    f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) n FROM t GROUP BY {columns} HAVING count(*) > 1)"
+                ).fetchall()
+            except engine.Error as error:
+                raise EngineError(f"DuckDB failed: {error}") from error
             return int(rows[0][0])
 
     @contextmanager
     def _connection(
         self, udfs: Mapping[str, Udf], *, threads: int | None = None, spill: str | None = None
     ) -> Iterator[engine.DuckDBPyConnection]:
-        config: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+        config: dict[str, Any] = dict(_NO_EXTENSIONS)
         if threads is not None:
             config["threads"] = threads
         if self.memory_limit is not None:
@@ -140,7 +147,9 @@ class DuckDBSession(Session):
     """A connection with empty tables."""
 
     def __init__(self, settings: DuckDB, schemas: Mapping[str, pa.Schema], udfs: Mapping[str, Udf]) -> None:
-        self._manager = settings._connection(udfs, threads=1)
+        # Functions and catalogs are seen by a whole instance; all else is a session's own in the shared one.
+        alone = bool(udfs) or any(name.count(".") > 1 for name in schemas)
+        self._manager = settings._connection(udfs, threads=1) if alone else _shared_session(settings.timezone)
         self._connection: engine.DuckDBPyConnection | None = self._manager.__enter__()
         self._tables = []
         for index, (name, schema) in enumerate(schemas.items()):
@@ -148,8 +157,10 @@ class DuckDBSession(Session):
             self._tables.append(empty)  # DuckDB does not keep it alive
             self._connection.register(f"cumin_input_{index}", empty)
             _view(self._connection, name, f"SELECT * FROM cumin_input_{index}")
-        self.catalogue = _catalogue(self._connection)
-        self._connection.execute("SET enable_external_access = false")
+        volatile, aggregates = _catalogue()
+        self.catalogue = Catalogue(volatile, aggregates - {name.lower() for name in udfs})
+        if alone:
+            self._connection.execute("SET enable_external_access = false")
 
     def describe(self, sql: str) -> pa.Schema:
         assert self._connection is not None
@@ -189,12 +200,53 @@ class DuckDBSession(Session):
             self._manager.__exit__(None, None, None)
 
 
-def _catalogue(connection: engine.DuckDBPyConnection) -> Catalogue:
-    rows = connection.execute("SELECT lower(function_name), function_type, stability FROM duckdb_functions()").fetchall()
+@cache
+def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
+    """DuckDB's own volatile functions and its aggregates; asked once in a process."""
+    with _shared_session("UTC") as connection:
+        rows = connection.execute(
+            "SELECT lower(function_name), function_type, stability FROM duckdb_functions()"
+        ).fetchall()  # fmt: skip
     volatile = {name for name, _, stability in rows if stability == "VOLATILE"}
     aggregates = {name for name, kind, _ in rows if kind == "aggregate"}
     scalars = {name for name, kind, _ in rows if kind in ("scalar", "macro")}
-    return Catalogue(frozenset(volatile), frozenset(aggregates - scalars))
+    return frozenset(volatile), frozenset(aggregates - scalars)
+
+
+# To start DuckDB takes tens of milliseconds, and a plan needs a few. So plans share one instance, made at the first of a
+# process (a forked one makes its own): it reads no files, and each session has a connection and a database of its own.
+_shared: tuple[int, engine.DuckDBPyConnection] | None = None
+_shared_lock = threading.Lock()
+
+
+@contextmanager
+def _shared_session(timezone: str) -> Iterator[engine.DuckDBPyConnection]:
+    global _shared
+    with _shared_lock:
+        if _shared is None or _shared[0] != os.getpid():
+            root = engine.connect(":memory:", config={**_NO_EXTENSIONS, "threads": 1})
+            root.execute("SET python_enable_replacements = false")
+            root.execute("SET enable_external_access = false")
+            if _shared is None:
+                atexit.register(_close_shared)
+            _shared = os.getpid(), root
+        connection = _shared[1].cursor()
+    own = f"cumin_{uuid.uuid4().hex}"
+    try:
+        connection.execute(f"ATTACH ':memory:' AS {own}")
+        connection.execute(f"USE {own}")
+        connection.execute("SET TimeZone = ?", [timezone])
+        connection.execute(HASH_MOD)
+        yield connection
+    finally:
+        connection.execute("USE memory")
+        connection.execute(f"DETACH {own}")
+        connection.close()
+
+
+def _close_shared() -> None:
+    if _shared is not None and _shared[0] == os.getpid():
+        _shared[1].close()
 
 
 def _reader(relation: Any) -> pa.RecordBatchReader:
@@ -236,7 +288,7 @@ def _view(connection: engine.DuckDBPyConnection, name: str, select: str) -> None
 
 def _bind(connection: engine.DuckDBPyConnection, name: str, relation: Relation) -> None:
     """Make the exact files of a relation readable under its name."""
-    native = relation.place.local and relation.format == "parquet" and relation.files
+    native = relation.place.local and relation.format == "parquet" and relation.files and not relation.ragged
     # DuckDB reads every name=value of a path; one above the table's root must not become a column.
     if native and relation.partition_columns and "=" in relation.root:
         native = False

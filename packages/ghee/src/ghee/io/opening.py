@@ -13,6 +13,7 @@ from ghee.io.contract import Sink, Source
 from ghee.io.files import Expected, FileOptions, FileSource
 from ghee.io.formats import format_of, named
 from ghee.io.iterable import IterableSource
+from ghee.io.kafka.options import is_kafka, parse_url, read_options
 from ghee.io.location import locate
 from ghee.io.sinks.files import FileSink, SinkOptions
 from ghee.io.sinks.formats import WRITERS
@@ -37,6 +38,7 @@ def open_source(
     filesystem: Any = None,
     split_rows: int | None = None,
     schema: Any = None,
+    **topic: Any,
 ) -> Source:
     """What is to be read; nothing is read yet.
 
@@ -50,9 +52,16 @@ def open_source(
     total and per epoch, the first in source order. `format`: "parquet", "csv", "tsv", "jsonl" or "arrow", where names
     do not say it. `filesystem`: of pyarrow or fsspec. `split_rows`: rows per split, about, in place of our choice.
     `schema` (pyarrow.Schema): types of columns of CSV and JSON lines, in place of what the first rows suggest.
+    `topic`: the options of a kafka:// URL (`ghee.io.kafka.options.ReadOptions`).
 
     Raises PipelineError with everything that is wrong with the arguments.
     """
+    if is_kafka(source):
+        unusable = {"filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format,
+                    "filesystem": filesystem, "split_rows": split_rows}  # fmt: skip
+        return _topic(str(source), unusable, columns=columns, batch_size=batch_size, schema=schema, **topic)
+    if topic:
+        raise PipelineError(f"{', '.join(topic)}: for kafka://broker/topic only.")
     given = {"columns": columns, "filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit}
     given |= {"format": format, "filesystem": filesystem, "split_rows": split_rows, "schema": schema}
     dataset = _dataset(source)
@@ -143,6 +152,16 @@ def open_sink(
     if problems:
         raise PipelineError(" ".join(problems))
     return FileSink(locate(target, filesystem), SinkOptions(mode, kind, rows_per_file, keys))
+
+
+def _topic(url: str, unusable: Mapping[str, Any], **given: Any) -> Source:
+    wrong = [name for name, value in unusable.items() if value is not None]
+    if wrong:
+        raise PipelineError(f"{', '.join(wrong)}: a topic is read as it comes and takes none of these; do it in a .map().")
+    from ghee.io.kafka.source import KafkaSource  # its library is an extra
+
+    address = parse_url(url)
+    return KafkaSource(address, read_options(address, given))
 
 
 def _dataset(source: object) -> dict[str, Any] | None:

@@ -37,7 +37,12 @@ class Death:
 
 
 class Launcher(Protocol):
-    """Starts ranks, says which died, stops them. Used by the driver's thread alone."""
+    """Starts ranks, says which died, stops them. Used by the driver's thread alone.
+
+    `cores`: those of the one machine that all ranks share, None where they have machines of their own.
+    """
+
+    cores: int | None
 
     def check(self, worlds: Sequence[World]) -> None:
         """Raise MachineError if the worlds cannot run here; warn if they will run badly."""

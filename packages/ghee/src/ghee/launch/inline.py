@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ class InlineLauncher:
     """Threads and queues. MPI's COMM_WORLD is this process's; `ghee.rank()` and `ghee.size()` are the rank's own."""
 
     def __init__(self) -> None:
+        self.cores: int | None = len(os.sched_getaffinity(0))
         self._exchange = Exchange()
         self._threads: list[threading.Thread] = []
         self._managers: list[TransferManager] = []

@@ -72,6 +72,7 @@ class LocalLauncher:
 
     def __init__(self, logs: Path, line: Callable[[str, str], None] | None = None, carrier: str = "shm") -> None:
         """`logs` is the folder of the logs; `line` is called with (source, line) for each line that a rank prints."""
+        self.cores: int | None = len(os.sched_getaffinity(0))
         self._mpiexec = _find_mpiexec()
         self._carrier = carrier
         self._logs = logs
@@ -111,7 +112,7 @@ class LocalLauncher:
         return self._endpoint
 
     def _bind(self, name: str) -> str:
-        return f"ipc://{self._folder}/{name}"
+        return f"ipc://{self._folder}/{name}" if self._carrier == "shm" else "tcp://127.0.0.1:*"
 
     def member(self) -> tuple[Endpoint, Store]:
         """An inbox for a rank in a thread of this process."""

@@ -8,6 +8,19 @@ from collections.abc import Iterable
 from ghee.protocol.messages import RankId
 
 
+def inbox_share(credit: int) -> int:
+    """Bytes that may be on their way to a receiver or lie in its inbox: half of its credit.
+
+    The other half is its senders': one account bounds what is in memory between two stages, on both sides together.
+    """
+    return max(1, credit // 2)
+
+
+def outbox_share(credit: int, receivers: int, senders: int) -> int:
+    """Bytes that may lie in each sender's outbox: its part of the other half of what all receivers were given."""
+    return max(1, (credit - inbox_share(credit)) * receivers // senders)
+
+
 class Credit:
     """What each receiver of an edge may still be sent.
 

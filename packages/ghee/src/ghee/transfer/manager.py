@@ -13,24 +13,30 @@ goes out meanwhile, and what it will need comes in.
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
-from ghee.errors import CancelledError
+from ghee.errors import CancelledError, TransferError
 from ghee.failure import capture
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
+from ghee.trace import TRANSFER, Trace, TraceSettings
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
+from ghee.transfer.reading import read
 
 MESSAGE_BYTES = 256 << 10
 """Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""
+
+EARLY_BYTES = 4 << 20
+"""A batch of so many bytes is announced before it is copied: the driver's answer comes while the copy is under way."""
 
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
@@ -61,7 +67,11 @@ class Freed(NamedTuple):
 
 @dataclass
 class Times:
-    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`."""
+    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
+
+    `set_aside` counts messages of the source that could not be decoded and were passed over.
+    `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
+    """
 
     waited_input: float = 0.0
     waited_room: float = 0.0
@@ -72,6 +82,9 @@ class Times:
     batches_out: int = 0
     bytes_out: int = 0
     first_batch: float = 0.0
+    set_aside: int = 0
+    read: float = 0.0
+    cpu: float = 0.0
 
 
 class Instructions(NamedTuple):
@@ -84,22 +97,25 @@ class Instructions(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Rank to driver: events, and the rank's times when they are due."""
+    """Rank to driver: events, and the rank's times when they are due. `number` counts the rank's reports, from 0 on."""
 
     rank: RankId
     events: list[Event]
     times: Times | None
+    number: int
 
 
 @dataclass
 class Settings:
-    """How a rank takes part: `receivers` is the number of edges that its outputs go to; sizes in bytes.
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
+    `credit` the smallest of its receivers', both in bytes.
 
     `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
     """
 
     receivers: int
     room: int
+    credit: int = 1
     gated: bool = False
     ordered: bool = False
     epoch: int = 0
@@ -108,10 +124,23 @@ class Settings:
 
 
 @dataclass
+class _Made:
+    """A batch of this rank. `parcel` is None until the transfer thread knows that it is laid down; by then `sends` are due,
+    and `is_over` says that nobody gets it after these.
+    """
+
+    rows: int
+    size: int
+    parcel: Parcel | None = None
+    sends: list[m.Send] = field(default_factory=list)
+    is_over: bool = False
+
+
+@dataclass
 class _Outbox:
     """What waits to be sent; a batch that was made twice is here twice. `used` is in bytes, by epoch."""
 
-    parcels: dict[BatchId, list[Parcel]] = field(default_factory=dict)
+    batches: dict[BatchId, list[_Made]] = field(default_factory=dict)
     used: dict[int, int] = field(default_factory=dict)
 
     def held(self, upto: BatchId, exact: bool) -> int:
@@ -121,23 +150,23 @@ class _Outbox:
         """
         if not exact:
             return sum(size for epoch, size in self.used.items() if epoch <= upto[0])
-        return sum(p.size for name, copies in self.parcels.items() if name[: len(upto)] <= upto for p in copies)
+        return sum(made.size for name, copies in self.batches.items() if name[: len(upto)] <= upto for made in copies)
 
-    def add(self, name: BatchId, parcel: Parcel) -> None:
-        self.parcels.setdefault(name, []).append(parcel)
-        self.used[name[0]] = self.used.get(name[0], 0) + parcel.size
+    def add(self, name: BatchId, made: _Made) -> None:
+        self.batches.setdefault(name, []).append(made)
+        self.used[name[0]] = self.used.get(name[0], 0) + made.size
 
-    def take(self, name: BatchId) -> Parcel:
-        copies = self.parcels[name]
-        parcel = copies.pop(0)
+    def take(self, name: BatchId) -> _Made:
+        copies = self.batches[name]
+        made = copies.pop(0)
         if not copies:
-            del self.parcels[name]
-        left = self.used[name[0]] - parcel.size
+            del self.batches[name]
+        left = self.used[name[0]] - made.size
         if left:
             self.used[name[0]] = left
         else:
             del self.used[name[0]]
-        return parcel
+        return made
 
 
 class TransferManager:
@@ -158,12 +187,18 @@ class TransferManager:
         self._delivery: Delivery[Arrived] = Delivery(False, False)
         self._reads: deque[m.Read | m.EpochEnd | m.StreamEnd] = deque()
         self._outbox = _Outbox()
+        self._laid_down: deque[tuple[_Made, Parcel]] = deque()
         self._changed = threading.Condition()
         self._events: deque[Event] = deque()
         self._addresses: dict[RankId, str] = {}
         self._inbox: dict[BatchId, Arrived] = {}
         self._urgent: deque[m.Read] = deque()
         self._first_at = 0.0
+        self.cpu_clock: Callable[[], float] = time.process_time
+        """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
+        self._cpu_before = 0.0
+        self.trace: Trace | None = None
+        """Where what happens is written down, if somebody has asked for it."""
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
@@ -175,6 +210,7 @@ class TransferManager:
         self._broken: BaseException | None = None
         self._signalled = False
         self._statistics_at = 0.0
+        self._reports = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"transfer {rank}", daemon=True)
 
     # ── the user's thread ────────────────────────────────────────────────────────────────────────────────────────
@@ -200,10 +236,14 @@ class TransferManager:
         self._events.extend(events)
         self._signal()
 
+    def write_trace(self, settings: TraceSettings, stage: str) -> None:
+        """Write down from now on what happens, and when."""
+        self.trace = Trace(settings, self.rank, stage, self._endpoint.address)
+
     @property
-    def room(self) -> int:
-        """Bytes that the outbox takes before the function has to wait."""
-        return self._settings.room
+    def credit(self) -> int:
+        """The smallest credit of a rank that this one sends to, in bytes."""
+        return self._settings.credit
 
     def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
         """For a reading rank: what to do next."""
@@ -211,7 +251,10 @@ class TransferManager:
             began = time.perf_counter()
             while not self._reads and not self._urgent:
                 self._wait()
-            self.times.waited_input += time.perf_counter() - began
+            if self._first_at:
+                self.times.waited_input += time.perf_counter() - began
+            if self.trace is not None:
+                self.trace.wait("waits for a split", began)
             return self.urgent_read() or self._reads.popleft()
 
     def count_work(self) -> None:
@@ -245,6 +288,8 @@ class TransferManager:
                 self._wait()
             if self.times.first_batch:  # what came before the first batch is the run's start, and no wait of this stage
                 self.times.waited_input += time.perf_counter() - began
+            if self.trace is not None:
+                self.trace.wait("waits for input", began)
         if not isinstance(step, Deliver):
             return step
         arrived = step.item
@@ -254,8 +299,14 @@ class TransferManager:
         self.times.rows_in += arrived.rows
         if not self.times.first_batch:
             self.times.first_batch = time.time()
-            self._first_at = time.perf_counter()
+            self.begin()
         return arrived
+
+    def begin(self) -> None:
+        """The rank has its first batch: what is measured counts from here on."""
+        if not self._first_at:
+            self._first_at = time.perf_counter()
+            self._cpu_before = self.cpu_clock()
 
     def unpack(self, arrived: Arrived) -> object:
         """The batch itself. What it stands on is the caller's from now on."""
@@ -277,25 +328,44 @@ class TransferManager:
                     return False
                 self._wait()
             self.times.waited_room += time.perf_counter() - began
+            if self.trace is not None:
+                self.trace.wait("waits for room", began)
             return True
 
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
-        parcel = self._store.put(encode(batch), self._settings.receivers)
+        encoded = encode(batch)
+        made = _Made(encoded.rows, encoded.size)
+        is_early = made.size >= EARLY_BYTES
+        if not is_early:
+            made.parcel = self._lay_down(name, encoded)
         with self._changed:
-            self._outbox.add(name, parcel)
-        self.largest = max(self.largest, parcel.size)
+            self._outbox.add(name, made)
+        self.largest = max(self.largest, made.size)
         self.times.batches_out += 1
-        self.times.rows_out += parcel.rows
-        self.times.bytes_out += parcel.size
-        self.tell(m.Made(self.rank, name, parcel.rows, parcel.size))
-        return parcel.rows
+        self.times.rows_out += made.rows
+        self.times.bytes_out += made.size
+        self.tell(m.Made(self.rank, name, made.rows, made.size))
+        if is_early:
+            self._laid_down.append((made, self._lay_down(name, encoded)))
+            self._signal()
+        return made.rows
+
+    def _lay_down(self, name: BatchId, encoded: Encoded) -> Parcel:
+        began = time.perf_counter()
+        parcel = self._store.put(encoded, self._settings.receivers)
+        if self.trace is not None:
+            self.trace.span("packs", began, batch=name, bytes=parcel.size)
+        return parcel
 
     def wait_for_recorded(self, number: int) -> None:
         """Wait until the driver has written checkpoint `number` down."""
+        began = time.perf_counter()
         with self._changed:
             while self._recorded < number:
                 self._wait()
+        if self.trace is not None:
+            self.trace.wait("waits for the checkpoint", began)
 
     def wait_for_stop(self) -> None:
         """Wait until the driver stops the rank."""
@@ -347,6 +417,8 @@ class TransferManager:
             self._say_why(error)
         finally:
             self._endpoint.close()
+            if self.trace is not None:
+                self.trace.close()
             with self._changed:
                 self._stopped = True
                 self._changed.notify_all()
@@ -354,25 +426,43 @@ class TransferManager:
     def _say_why(self, error: BaseException) -> None:
         failure = capture(error, f"stage {self.rank.stage}, rank {self.rank.index}, while moving batches")
         failed = m.Failed(self.rank, pickle.dumps(failure))
-        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, [failed], None))])
+        self._report([failed], None)
+
+    def _report(self, events: list[Event], times: Times | None) -> None:
+        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, times, next(self._reports)))])
 
     def _flush(self) -> None:
+        while self._laid_down:
+            self._send_waiting(*self._laid_down.popleft())
         for sender, places in self._store.freed():
             self._endpoint.send(sender, [pickle.dumps(Freed(self._endpoint.address, places))])
         events = []
         while self._events:
             events.append(self._events.popleft())
+        if self.trace is not None:  # what has failed will be killed once the driver knows
+            self.trace.flush(at_once=any(isinstance(event, m.Failed) for event in events))
         now = time.monotonic()
         due = now - self._statistics_at >= STATISTICS_EVERY or any(isinstance(event, m.Returned) for event in events)
         if events or due:
             if due:
                 self._statistics_at = now
-            self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, self.times if due else None))])
+                if self._first_at:
+                    self.times.cpu = self.cpu_clock() - self._cpu_before
+            self._report(events, self.times if due else None)
 
     def _on_message(self, frames: Message) -> None:
-        message = pickle.loads(frames[0])
+        message = read(frames, list, Instructions, bytes, Freed)
+        try:
+            self._take(message, frames)
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            kind = type(message).__name__
+            raise TransferError(f"a {kind} has come that does not fit what this rank has and was told: {error!r}") from error
+
+    def _take(self, message: object, frames: Message) -> None:
         if isinstance(message, list):
             at = 1
+            if sum(count for _, count in message) != len(frames) - 1:
+                raise ValueError(f"{len(frames) - 1} frames have come with {len(message)} batches of another number")
             for arrived, count in message:
                 self._on_arrived(arrived, frames[at : at + count])
                 at += count
@@ -391,6 +481,7 @@ class TransferManager:
     def _on_arrived(self, arrived: Arrived, frames: list[Buffer]) -> None:
         if (arrived.id, arrived.sender) in self._refused:
             return
+        began = time.perf_counter()
         try:
             arrived = arrived._replace(buffers=self._store.open(arrived.address, arrived.note, frames))
         except OSError:
@@ -402,8 +493,12 @@ class TransferManager:
         with self._changed:
             if arrived.redo:
                 self._delivery.arrived_again(arrived)
-            else:
-                self._delivery.arrived(arrived.id[0], arrived.place, arrived)
+            elif not self._delivery.arrived(arrived.id[0], arrived.place, arrived):
+                raise TransferError(
+                    f"{arrived.sender} has sent batch {arrived.id} as number {arrived.place} of its epoch, which came before"
+                )
+        if self.trace is not None:
+            self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
 
     def _on_instructions(self, instructions: Instructions) -> None:
         self._addresses.update(instructions.addresses)
@@ -423,7 +518,7 @@ class TransferManager:
             case m.Send():
                 self._send(action)
             case m.Discard():
-                self._store.drop(self._outbox.take(action.id))
+                self._let_go(self._outbox.take(action.id))
             case m.Recall():
                 self._refused.add((action.id, action.sender))
                 self._events.append(m.Recalled(self.rank, action.id))
@@ -447,9 +542,30 @@ class TransferManager:
             self._forward.append(action)
             self._pass_on()
             return
-        self._dispatch(action, self._outbox.parcels[action.id][0])
+        made = self._outbox.batches[action.id][0]
+        if made.parcel is None:
+            made.sends.append(action)
+        else:
+            self._dispatch(action, made.parcel)
         if action.last:
-            self._store.drop(self._outbox.take(action.id))
+            self._let_go(self._outbox.take(action.id))
+
+    def _let_go(self, made: _Made) -> None:
+        """Nobody gets the batch any more, but for those that it is to be sent to once it is laid down."""
+        if made.parcel is None:
+            made.is_over = True
+        else:
+            self._store.drop(made.parcel)
+
+    def _send_waiting(self, made: _Made, parcel: Parcel) -> None:
+        """A batch that was announced early is laid down now."""
+        made.parcel = parcel
+        for action in made.sends:
+            self._dispatch(action, parcel)
+            self._dispatch_all(self._addresses[action.to])
+        made.sends.clear()
+        if made.is_over:
+            self._store.drop(parcel)
 
     def _dispatch(self, action: m.Send, parcel: Parcel) -> None:
         to = self._addresses[action.to]
@@ -469,8 +585,11 @@ class TransferManager:
         parcels = self._parcels.pop(address, [])
         self._parcels_size.pop(address, None)
         if parcels:
+            began = time.perf_counter()
             heads = [(head, len(frames)) for head, frames in parcels]
             self._endpoint.send(address, [pickle.dumps(heads), *(frame for _, frames in parcels for frame in frames)])
+            if self.trace is not None:
+                self.trace.sent(began, [head.id for head, _ in parcels], address, sum(head.size for head, _ in parcels))
 
     def _pass_on(self) -> None:
         """Send copies of batches in the inbox to the ranks for which the tail has none, once they have arrived here."""

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import mmap
 import os
+import threading
 import weakref
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -33,11 +34,12 @@ _PAGE = mmap.PAGESIZE
 
 @dataclass
 class _Slot:
-    """`users` are the outbox and the receivers that it was lent to."""
+    """`users` are the outbox and the receivers that it was lent to; `has_pages`: it has been written to."""
 
     offset: int
     memory: mmap.mmap
     users: int = 0
+    has_pages: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class SharedStore:
         self._pid = os.getpid()
         self._memory = os.memfd_create("ghee", os.MFD_CLOEXEC)
         self._end = 0
+        self._taking = threading.Lock()  # the function's thread lays batches down, and so does the transfer thread
         self._free: dict[int, list[_Slot]] = defaultdict(list)
         self._slots: dict[int, _Slot] = {}
         self._lent: dict[str, Counter[int]] = defaultdict(Counter)
@@ -81,7 +84,7 @@ class SharedStore:
             parts.append((size, buffer.nbytes))
             size += buffer.nbytes
         slot = self._take(size)
-        slot.users = 1
+        slot.users, slot.has_pages = 1, True
         for (start, length), buffer in zip(parts, encoded.buffers, strict=True):
             _copy(slot.memory, start, buffer, length)
         note = _Note(self._pid, self._memory, slot.offset, len(slot.memory), tuple(parts), receivers > 1)
@@ -89,14 +92,27 @@ class SharedStore:
 
     def _take(self, size: int) -> _Slot:
         capacity = max(_SMALL, 1 << (size - 1).bit_length())  # untouched pages cost nothing
-        free = self._free[capacity]
-        if free:
-            return free.pop()
-        offset, self._end = self._end, self._end + capacity
-        os.ftruncate(self._memory, self._end)
-        slot = _Slot(offset, mmap.mmap(self._memory, capacity, offset=offset))
-        self._slots[offset] = slot
-        return slot
+        with self._taking:
+            free = self._free[capacity]
+            if free:
+                return free.pop()
+            self._give_pages_back(capacity)
+            offset, self._end = self._end, self._end + capacity
+            os.ftruncate(self._memory, self._end)
+            slot = _Slot(offset, mmap.mmap(self._memory, capacity, offset=offset))
+            self._slots[offset] = slot
+            return slot
+
+    def _give_pages_back(self, size: int) -> None:
+        """Free slots of other sizes keep their pages for the next of their size; a new size takes as many from them."""
+        for slots in list(self._free.values()):
+            for slot in list(slots):
+                if size <= 0:
+                    return
+                if slot.has_pages:
+                    slot.memory.madvise(mmap.MADV_REMOVE)
+                    slot.has_pages = False
+                    size -= len(slot.memory)
 
     def pack(self, parcel: Parcel, to: str) -> tuple[object, Sequence[Buffer]]:
         """The slot's place; small batches travel whole."""

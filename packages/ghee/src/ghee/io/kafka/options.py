@@ -1,0 +1,181 @@
+"""What a user says of a topic, checked: the URL, where to begin and to end, librdkafka's own settings. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from ghee.errors import PipelineError
+
+SCHEME = "kafka://"
+COLUMNS = ("key", "value", "headers", "timestamp", "topic", "partition", "offset")
+"""Of a message that is not decoded. Beside decoded fields they are named kafka_key, kafka_headers and so on."""
+
+DECODED = "kafka_"
+FORMATS = ("json", "arrow")
+POISON = ("fail", "skip")
+
+Offsets = Mapping[Any, int]
+When = str | int | Offsets
+"""A place in every partition: "earliest", "latest", "committed", milliseconds since 1970, or offsets by partition."""
+
+_OURS = {
+    "bootstrap.servers": "it stands in the URL",
+    "group.id": "give group=",
+    "enable.auto.commit": "offsets are committed once what was made of them was acknowledged",
+    "enable.auto.offset.store": "offsets are committed once what was made of them was acknowledged",
+    "auto.offset.reset": "give start=",
+    "partition.assignment.strategy": "ranges are handed out by the driver",
+    "enable.partition.eof": "the source needs it",
+    "transactional.id": "give transactions=",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """A kafka:// URL: brokers, topics, and the options after the question mark."""
+
+    brokers: str
+    topics: tuple[str, ...]
+    options: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Without its options, which may hold a password."""
+        return f"{SCHEME}{self.brokers}/{','.join(self.topics)}"
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How topics are read. `settings` are librdkafka's; `patience` is in seconds; `poison` may be a dead-letter topic."""
+
+    columns: tuple[str, ...] | None = None
+    batch_size: int = 4096
+    group: str | None = None
+    start: When = "earliest"
+    until: When | None = None
+    decode: str | Callable[[bytes], Any] | None = None
+    poison: str = "fail"
+    lost: str = "fail"
+    patience: float = 300.0
+    schema: Any = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def endless(self) -> bool:
+        """Whether it is read on for as long as the run lives."""
+        return self.until is None
+
+
+def is_kafka(value: object) -> bool:
+    """Whether a source or a target is a topic."""
+    return isinstance(value, str) and value.lower().startswith(SCHEME)
+
+
+def parse_url(url: str) -> Address:
+    """kafka://host:port,host:port/topic,topic?group=g: brokers, topics, options. Raises PipelineError."""
+    rest, _, query = url[len(SCHEME) :].partition("?")
+    brokers, _, path = rest.partition("/")
+    topics = tuple(unquote(topic) for topic in path.split(",") if topic)
+    if "@" in brokers:
+        raise PipelineError(
+            "a kafka:// URL holds no user and password: give settings={'security.protocol': 'SASL_SSL', "
+            "'sasl.mechanism': 'PLAIN', 'sasl.username': …, 'sasl.password': …}"
+        )
+    if not brokers or not topics:
+        raise PipelineError(f"{url!r} names no {'topic' if brokers else 'broker'}; expected kafka://host:port/topic")
+    return Address(brokers, topics, dict(parse_qsl(query, keep_blank_values=True)))
+
+
+def read_options(address: Address, given: Mapping[str, Any]) -> ReadOptions:
+    """The options of the call and of the URL together. Raises PipelineError with everything that is wrong."""
+    problems: list[str] = []
+    texts = {key: value for key, value in address.options.items() if "." not in key}
+    settings = {key: value for key, value in address.options.items() if "." in key}
+    settings |= {str(key): str(value) for key, value in (given.get("settings") or {}).items()}
+    known = {"group", "start", "until", "poison", "lost", "decode", "patience"}
+    problems += [f"option {key!r} in the URL: allowed are {', '.join(sorted(known))} and librdkafka's settings"
+                 for key in texts if key not in known]  # fmt: skip
+    named = {key: value for key, value in given.items() if value is not None and key != "settings"}
+    problems += [f"{key!r} is given in the URL and in the call" for key in texts if key in named]
+    said: dict[str, Any] = {key: value for key, value in texts.items() if key in known} | named
+    for key in ("start", "until"):
+        if key in said:
+            try:
+                said[key] = when(said[key])
+            except PipelineError as error:
+                problems.append(f"{key}={said[key]!r}: {error}")
+    if "patience" in said:
+        said["patience"] = float(said["patience"])
+    if said.get("columns") is not None:
+        said["columns"] = tuple(said["columns"])
+    options = ReadOptions(**said, settings=settings)
+    problems += _problems(options)
+    if problems:
+        raise PipelineError("; ".join(problems))
+    return options
+
+
+def _problems(options: ReadOptions) -> list[str]:
+    problems = settings_problems(options.settings)
+    if isinstance(options.decode, str) and options.decode not in FORMATS:
+        problems.append(f'decode={options.decode!r}: allowed are "json", "arrow" and a function of a value\'s bytes')
+    if options.poison not in POISON and not is_kafka(options.poison):
+        problems.append(f'poison={options.poison!r}: allowed are "fail", "skip" and "kafka://broker/topic"')
+    if options.lost not in ("fail", "skip"):
+        problems.append(f'lost={options.lost!r}: allowed are "fail" and "skip"')
+    if options.start == "committed" and options.group is None:
+        problems.append('start="committed" needs group=')
+    if options.columns is not None and options.decode is None:
+        wrong = [name for name in options.columns if name not in COLUMNS]
+        if wrong:
+            problems.append(f"columns={wrong}: a message has {', '.join(COLUMNS)}; decode= makes columns of its value")
+    return problems
+
+
+def settings_problems(settings: Mapping[str, str]) -> list[str]:
+    """What of librdkafka's settings is not the user's to set."""
+    return [f"the setting {key!r} is ghee's own: {why}" for key, why in _OURS.items() if key in settings]
+
+
+def when(value: Any) -> When:
+    """A place as the user says it. Raises PipelineError."""
+    if isinstance(value, datetime.datetime):
+        return int(value.timestamp() * 1000)
+    if isinstance(value, Mapping):
+        if not all(isinstance(offset, int) and offset >= 0 for offset in value.values()):
+            raise PipelineError("offsets are whole numbers, as in {0: 1200} or {('topic', 0): 1200}")
+        return dict(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        if value in ("earliest", "latest", "committed"):
+            return value
+        if value.isdecimal():
+            return int(value)
+        try:
+            return when(datetime.datetime.fromisoformat(value))
+        except ValueError:
+            pass
+    raise PipelineError(
+        'allowed are "earliest", "latest", "committed", a datetime (also as ISO text), milliseconds since 1970, '
+        "and a dict of offsets by partition or (topic, partition)"
+    )
+
+
+def offset_of(offsets: Offsets, topic: str, partition: int) -> int | None:
+    """The offset that a dict gives for a partition."""
+    found = offsets.get((topic, partition), offsets.get(partition))
+    return None if found is None else int(found)
+
+
+def columns_of(options: ReadOptions) -> Sequence[str]:
+    """The columns of the message itself that are wanted, by their own names."""
+    if options.columns is None:
+        return COLUMNS
+    if options.decode is None:
+        return options.columns
+    return [name.removeprefix(DECODED) for name in options.columns if name.startswith(DECODED)]

@@ -1,0 +1,15 @@
+"""Memory stays within the credit while a trainer is too slow, and nothing is written to disk."""
+
+import memory
+import pytest
+
+
+@pytest.mark.filterwarnings("ignore:a batch of:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("size", "batches", "credit", "step"), [(1_000_000, 200, 64_000_000, 0.01), (8_000_000, 40, 128_000_000, 0.05)]
+)
+def test_a_slow_trainer_fills_its_credit_and_no_more(size: int, batches: int, credit: int, step: float) -> None:
+    least, most = memory.measure(size, batches, credit, step)
+    assert most.peak - least.peak <= 1.1 * credit
+    assert most.peak - least.peak >= 0.3 * credit  # it was really full: the figure means something
+    assert most.written < 1_000_000  # the journal and what the ranks print

@@ -1,0 +1,31 @@
+"""The broker of tests/servers as a fixture; the tests of this folder that use it are marked `server`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2]))  # at the end: folders of tests must not hide the packages
+
+from servers.contract import pytest_runtest_makereport, running
+from servers.kafka import Kafka
+
+__all__ = ["pytest_runtest_makereport"]
+
+Start = Callable[[], Kafka]
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    yield from running(Kafka, tmp_path_factory)
+
+
+@pytest.fixture
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A broker that a test may kill."""
+    with contextmanager(running)(Kafka, tmp_path_factory) as server:
+        yield server

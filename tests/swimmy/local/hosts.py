@@ -1,0 +1,55 @@
+"""Hosts on this machine: network namespaces on one bridge, each with an address of its own. Needs root and iproute2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+
+def missing_tools() -> list[str]:
+    """What a machine lacks for it, with how to get it; empty when nothing is missing."""
+    missing = []
+    if os.geteuid() != 0:
+        missing.append("root, to make network namespaces")
+    if shutil.which("ip") is None:
+        missing.append("iproute2: apt-get install iproute2")
+    return missing
+
+
+class Hosts:
+    """``count`` namespaces on a bridge that this process reaches too. ``close`` removes them."""
+
+    def __init__(self, count: int) -> None:
+        number = os.getpid() % 250 + 1
+        self.bridge = f"hosts{number}"
+        self.names = [f"hosts{number}-{index}" for index in range(count)]
+        self.addresses = [f"10.97.{number}.{index + 10}" for index in range(count)]
+        self._ip(f"link add {self.bridge} type bridge")
+        try:
+            self._ip(f"addr add 10.97.{number}.1/24 dev {self.bridge}")
+            self._ip(f"link set {self.bridge} up")
+            for index, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
+                outside = f"v{number}-{index}"
+                self._ip(f"netns add {name}")
+                self._ip(f"link add {outside} type veth peer name eth0 netns {name}")
+                self._ip(f"link set {outside} master {self.bridge} up")
+                self._ip(f"-n {name} addr add {address}/24 dev eth0")
+                self._ip(f"-n {name} link set eth0 up")
+                self._ip(f"-n {name} link set lo up")
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _ip(arguments: str, *, check: bool = True) -> None:
+        subprocess.run(["ip", *arguments.split()], check=check, capture_output=not check)
+
+    def inside(self, index: int) -> list[str]:
+        """What to put before a command that is to run on that host."""
+        return ["ip", "netns", "exec", self.names[index]]
+
+    def close(self) -> None:
+        for name in self.names:
+            self._ip(f"netns del {name}", check=False)
+        self._ip(f"link del {self.bridge}", check=False)
