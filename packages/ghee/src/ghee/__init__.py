@@ -11,6 +11,7 @@ from ghee import context, errors
 from ghee.checkpoints import checkpoint, restored
 from ghee.launch.kubernetes import Kubernetes
 from ghee.pipeline import Pipeline, branches, read
+from ghee.resources import auto
 from ghee.run import Run, resume, run
 from ghee.stream import Batches, Epoch
 
@@ -18,7 +19,7 @@ from ghee.stream import Batches, Epoch
 rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
-    "read", "branches", "Pipeline",
+    "read", "branches", "auto", "Pipeline",
     "run", "resume", "Run", "Kubernetes",
     "checkpoint", "restored",
     "Batches", "Epoch",
