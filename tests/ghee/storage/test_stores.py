@@ -90,7 +90,8 @@ def test_modes(store: Store) -> None:
 
 
 def test_a_file_that_was_replaced_fails_the_run_and_is_named(store: Store) -> None:
-    first, second = parquet(table(0, 20)), parquet(table(1000, 20))
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    first, second = parquet(table(0, 20), **plain), parquet(table(1000, 20), **plain)
     assert len(first) == len(second)  # of one size, and within the second that S3's times count
     store.put("in/a.parquet", first)
     source = open_source(store.url("in"))

@@ -19,6 +19,16 @@ class FsspecHandler(pafs.FSSpecHandler):  # type: ignore[misc]
             return made
         return pafs.FileInfo(made.path, made.type, size=made.size, mtime_ns=modified_ns(info))
 
+    def move(self, src: str, dest: str) -> None:
+        """Replaces a file that is there, as pyarrow's filesystems do; WebHDFS would leave it, and say nothing."""
+        self.fs.invalidate_cache()
+        if self.fs.exists(dest) and self.fs.isfile(dest):
+            self.fs.rm(dest)
+        self.fs.mv(src, dest, recursive=self.fs.isdir(src))
+        self.fs.invalidate_cache()
+        if not self.fs.exists(dest):
+            raise OSError(f"{src} could not be moved to {dest}: the store did not do it")
+
     def get_file_info(self, paths: list[str]) -> list[Any]:
         self.fs.invalidate_cache()  # what was listed long ago is no answer to whether a file has changed
         return list(super().get_file_info(paths))
