@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,6 +18,8 @@ from stores import Store, parquet
 import ghee
 from ghee.errors import SchemaError, SourceCorruptError, SourceError, SourceNotFoundError
 from ghee.io import open_sink, open_source
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
 
 
 def table(start: int, rows: int, **more: Any) -> pa.Table:

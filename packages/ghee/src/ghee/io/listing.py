@@ -210,7 +210,7 @@ def etag(filesystem: Any, path: str) -> str | None:
     """What the store calls the version of the file that is there now; None where there is none."""
     try:
         with filesystem.open_input_stream(path) as stream:
-            found: bytes | None = dict(stream.metadata() or {}).get(b"ETag")
+            found: bytes | None = dict(stream.metadata() or {}).get("ETag")
     except FileNotFoundError:
         return None
     return None if found is None else found.decode()
