@@ -524,6 +524,33 @@ def test_an_unreadable_input_file_is_named(recipe: dict[str, Any], lake: Path) -
         build(recipe)
 
 
+@pytest.mark.parametrize("engine_reads", ["itself", "through Arrow"])
+def test_a_later_file_that_lacks_a_column_is_named(tmp_path: Path, engine_reads: str) -> None:
+    root = tmp_path / ("lake" if engine_reads == "itself" else "x=1")  # DuckDB reads no path with a foreign name=value
+    for value, columns in ((1, {"a": [1], "b": [2]}), (2, {"A": [5]}), (3, {"b": [1], "a": [2], "more": [3]})):
+        (root / f"t/p={value}").mkdir(parents=True)
+        pq.write_table(pa.table(columns), root / f"t/p={value}/f.parquet")
+    values: dict[str, Any] = {"inputs": {"t": cumin.hive(root / "t", partition="p", key="a")}, "store": tmp_path / "store"}
+    for sql in ("SELECT a, b FROM t", "SELECT a, row_number() OVER (ORDER BY a) AS n FROM t"):
+        with pytest.raises(
+            cumin.InputError, match=r"p=2/f.parquet lacks b, which the table's first file .*p=1/f.parquet has"
+        ):
+            cumin.build("x", sql=sql, **values)
+    assert cumin.build("x", sql="SELECT a, b FROM t WHERE p <> 2", **values).to_table().num_rows == 2
+
+
+def test_an_input_file_that_vanishes_before_it_is_read_is_named(recipe: dict[str, Any], lake: Path) -> None:
+    path = lake / f"events/dt={FIRST_DAY + timedelta(5)}/part-0.parquet"
+
+    def vanish(point: str) -> None:
+        if point == "planned":
+            path.unlink()
+
+    with pytest.raises(cumin.InputError, match=r"dt=2026-01-06/part-0.parquet cannot be read"):
+        cumin.build("clicks", **{**recipe, "store": Store(recipe["store"], reach=vanish)})
+    assert list(Store(recipe["store"]).builds()) == []
+
+
 def test_types_of_partitions_can_be_fixed(tmp_path: Path) -> None:
     for value in ("1", "2"):
         (tmp_path / f"t/p={value}").mkdir(parents=True)

@@ -42,6 +42,16 @@ def test_delta_is_read_at_its_version_and_rebuilt_from_it(tmp_path: Path) -> Non
         cumin.plan("d", sql=sql, inputs={"t": cumin.delta(tmp_path / "nothing")})
 
 
+def test_files_of_delta_that_are_older_than_a_column_have_null_there(tmp_path: Path) -> None:
+    import deltalake
+
+    path = tmp_path / "t"
+    deltalake.write_deltalake(path, pa.table({"a": [1]}))
+    deltalake.write_deltalake(path, pa.table({"a": [2], "b": [3]}), mode="append", schema_mode="merge")
+    ds = cumin.build("d", sql="SELECT a, b FROM t", inputs={"t": cumin.delta(path)}, order_key="a", store=tmp_path / "store")
+    assert ds.to_table().to_pydict() == {"a": [1, 2], "b": [None, 3]}
+
+
 def test_iceberg_is_read_at_its_snapshot_with_deletes_and_new_columns(tmp_path: Path) -> None:
     from pyiceberg.catalog import load_catalog
 
@@ -69,6 +79,47 @@ def test_iceberg_is_read_at_its_snapshot_with_deletes_and_new_columns(tmp_path: 
         "lake.t", catalog="local", properties=properties, snapshot=first.manifest["inputs"][0]["source"]["snapshot"]
     )
     assert cumin.build("i", sql=sql, inputs={"t": old}, store=store).content_id == first.content_id
+    catalog.close()
+
+
+def test_a_partition_of_iceberg_is_built_alone(tmp_path: Path) -> None:
+    from pyiceberg.catalog import load_catalog
+    from pyiceberg.transforms import IdentityTransform
+
+    properties = {"type": "sql", "uri": f"sqlite:///{tmp_path}/catalog.db", "warehouse": f"file://{tmp_path}/warehouse"}
+    catalog = load_catalog("local", **properties)
+    catalog.create_namespace("lake")
+    schema = pa.schema([("k", pa.int64()), ("dt", pa.date32()), ("x", pa.int64())])
+    table = catalog.create_table("lake.t", schema=schema)
+    with table.update_spec() as update:
+        update.add_field("dt", IdentityTransform(), "day_of")
+
+    def rows(day: int, *xs: int) -> pa.Table:
+        return pa.table({"k": list(range(len(xs))), "dt": [date(2026, 1, day)] * len(xs), "x": list(xs)}, schema=schema)
+
+    for day in (1, 2, 3):
+        table.append(rows(day, day, 10 * day))
+    table.append(pa.table({"k": [9], "dt": pa.array([None], pa.date32()), "x": [7]}, schema=schema))
+    source = cumin.iceberg("lake.t", catalog="local", properties=properties)
+    sql, store = "SELECT dt, sum(x) AS s FROM t GROUP BY dt", tmp_path / "store"
+    values: dict[str, Any] = {"sql": sql, "inputs": {"t": source}, "partition_by": "dt", "lookback": {}, "store": store}
+    first = cumin.build("i", **values)
+    assert first.partitions == ["dt=2026-01-01", "dt=2026-01-02", "dt=2026-01-03", "dt=__HIVE_DEFAULT_PARTITION__"]
+    some = "SELECT count(*) AS n FROM t WHERE dt >= DATE '2026-01-03'"
+    before = cumin.plan("n", sql=some, inputs={"t": source})
+    assert list(before.state["t"]) == ["dt=2026-01-03"]
+    table.append(rows(2, 100))
+    assert cumin.plan("n", sql=some, inputs={"t": source}).build_id == before.build_id
+    table.delete("k = 1 AND x = 10")  # a row of the first day
+    second = cumin.build("i", **values)
+    stats = second.manifest["stats"]
+    assert (stats["partitions_built"], stats["partitions_reused"]) == (2, 2)
+    assert sorted(second.to_table()["s"].to_pylist()) == [1, 7, 33, 122]
+    with table.update_schema() as update:
+        update.rename_column("x", "y")
+    table.append(rows(3, 1000).rename_columns(["k", "dt", "y"]))
+    third = cumin.build("i", **{**values, "sql": values["sql"].replace("(x)", "(y)")})
+    assert sorted(third.to_table()["s"].to_pylist()) == [1, 7, 122, 1033]
     catalog.close()
 
 

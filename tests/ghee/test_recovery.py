@@ -19,6 +19,7 @@ import pytest
 
 import ghee
 from ghee.errors import RankKilledError
+from ghee.transfer.manager import EARLY_BYTES
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
 
@@ -37,8 +38,9 @@ def rows(tmp_path: Path) -> str:
 class Fragile:
     """Passes batches on in halves, and is killed once (`times` times) at a named point."""
 
-    def __init__(self, marks: str, point: str, times: int = 1) -> None:
+    def __init__(self, marks: str, point: str, times: int = 1, columns: int = 16) -> None:
         self.marks, self.point, self.times = Path(marks), point, times
+        self.columns = columns
         self.calls = 0
         self.die_at("built")
 
@@ -53,10 +55,10 @@ class Fragile:
         self.calls += 1
         if self.calls == 3:
             self.die_at("third call")
-        yield {"id": ids[: len(ids) // 2], "more": np.zeros((len(ids) // 2, 16))}
+        yield {"id": ids[: len(ids) // 2], "more": np.zeros((len(ids) // 2, self.columns))}
         if self.calls == 2:
             self.die_at("half of the outputs made")
-        yield {"id": ids[len(ids) // 2 :], "more": np.zeros((len(ids) - len(ids) // 2, 16))}
+        yield {"id": ids[len(ids) // 2 :], "more": np.zeros((len(ids) - len(ids) // 2, self.columns))}
         if ROWS - 1 in ids:
             self.die_at("end of the epoch")
 
@@ -91,6 +93,21 @@ def test_a_killed_rank_costs_no_row(rows: str, tmp_path: Path, point: str, stage
     assert run.report.balanced
     assert len(run.report.restarts) == 1
     assert "SIGKILL" in run.report.restarts[0]
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["first ready", "ordered"])
+@pytest.mark.parametrize("point", ["third call", "half of the outputs made"])
+def test_batches_that_are_announced_before_they_are_copied(rows: str, tmp_path: Path, point: str, ordered: bool) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    columns = EARLY_BYTES // (250 * 8) + 1
+    fragile = functools.partial(Fragile, str(marks), point, columns=columns)
+    prepared = ghee.read(rows, batch_size=500).map(batch_dict).map(fragile, name="fragile", replicas=2).map(passed)
+    run = ghee.run(ghee.branches(*(prepared.loop(collect, ordered=ordered, name=name) for name in ("one", "two"))))
+    for name in ("one", "two"):
+        assert Counter(run.results[name][0][0]) == Counter(range(ROWS))
+    assert run.report.balanced
+    assert len(run.report.restarts) == 1
 
 
 def batch_dict(batch: Any) -> dict[str, Any]:

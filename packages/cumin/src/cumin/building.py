@@ -110,6 +110,8 @@ def _run(plan: Plan, store: Store, progress: Progress) -> Dataset:
 
 
 def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> list[Unit]:
+    for name, table in plan.tables.items():
+        table.check(state[name])
     relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
     return plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
 
@@ -118,6 +120,7 @@ def _check_keys(plan: Plan, progress: Progress) -> None:
     """Keys that make an order total are believed only after they were counted."""
     for name, key in plan.relied_keys.items():
         progress(f"checking that {', '.join(key)} is unique in {name}")
+        plan.tables[name].check(plan.state[name])
         count = plan.recipe.engine.duplicates(plan.tables[name].relation(plan.state[name]), key)
         if count:
             raise KeyNotUniqueError(

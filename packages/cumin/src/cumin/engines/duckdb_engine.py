@@ -70,15 +70,14 @@ class DuckDB(Engine):
     ) -> list[Unit]:
         threads = 1 if determinism.mode == "single-thread" else self.threads
         with self._connection(udfs, threads=threads, spill=str(target.folder / ".spill")) as connection:
-            for name, relation in relations.items():
-                _bind(connection, name, relation)
-            _lock(connection, relations, target)
             by = [f'"{_quoted(name)}"' for name in (*target.partition_by, *target.order_key)]
             if by:
                 sql = f"SELECT * FROM (\n{sql}\n) AS cumin_rows ORDER BY {', '.join(by)}"
             try:
-                relation_ = connection.sql(sql)
-                reader = _reader(relation_)
+                for name, relation in relations.items():
+                    _bind(connection, name, relation)
+                _lock(connection, relations, target)
+                reader = _reader(connection.sql(sql))
                 return write_units(reader, reader.schema, target)
             except (engine.Error, pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
@@ -88,10 +87,13 @@ class DuckDB(Engine):
     def duplicates(self, relation: Relation, key: tuple[str, ...]) -> int:
         columns = ", ".join(f'"{_quoted(name)}"' for name in key)
         with self._connection({}, threads=self.threads) as connection:
-            _bind(connection, "t", relation)
-            rows = connection.execute(
-                f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) n FROM t GROUP BY {columns} HAVING count(*) > 1)"
-            ).fetchall()
+            try:
+                _bind(connection, "t", relation)
+                rows = connection.execute(
+                    f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) n FROM t GROUP BY {columns} HAVING count(*) > 1)"
+                ).fetchall()
+            except engine.Error as error:
+                raise EngineError(f"DuckDB failed: {error}") from error
             return int(rows[0][0])
 
     @contextmanager
@@ -286,7 +288,7 @@ def _view(connection: engine.DuckDBPyConnection, name: str, select: str) -> None
 
 def _bind(connection: engine.DuckDBPyConnection, name: str, relation: Relation) -> None:
     """Make the exact files of a relation readable under its name."""
-    native = relation.place.local and relation.format == "parquet" and relation.files
+    native = relation.place.local and relation.format == "parquet" and relation.files and not relation.ragged
     # DuckDB reads every name=value of a path; one above the table's root must not become a column.
     if native and relation.partition_columns and "=" in relation.root:
         native = False

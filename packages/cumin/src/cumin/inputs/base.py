@@ -1,13 +1,16 @@
 """The contract of an input, and what an engine gets to read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
+from cumin.errors import InputError
 from cumin.fingerprint import Part
 from cumin.partitions import PartitionValue, typed
 from cumin.place import Place
@@ -18,7 +21,8 @@ class Relation:
     """What an engine reads for one table: the exact files, never a pattern.
 
     `files` are full paths in `place`; `values` gives, per file, the values of `partition_columns`, which are not in
-    the files. `root` is the folder that the files lie under.
+    the files. `root` is the folder that the files lie under. `ragged` says that some file lacks a column, which is then
+    NULL in its rows.
     """
 
     schema: pa.Schema
@@ -29,6 +33,7 @@ class Relation:
     partition_columns: tuple[str, ...] = ()
     values: list[tuple[Any, ...]] = field(default_factory=list)
     csv: Mapping[str, Any] = field(default_factory=dict)
+    ragged: bool = False
 
     def dataset(self) -> pads.Dataset:
         """The same as a pyarrow dataset, each file with its partition's values."""
@@ -56,6 +61,24 @@ def file_format(name: str, csv: Mapping[str, Any]) -> pads.FileFormat:
     return pads.ParquetFileFormat()
 
 
+def lacking(place: Place, paths: Sequence[str], names: Collection[str]) -> dict[str, list[str]]:
+    """The Parquet files that lack some of these columns, and which. Reads every footer, as the engine does.
+
+    Raises InputError naming a file that is gone or no Parquet."""
+    system = place.arrow()
+    wanted = {name.lower(): name for name in names}
+
+    def one(path: str) -> list[str]:
+        try:
+            there = {name.lower() for name in pq.read_schema(path, filesystem=system).names}
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+        return [name for low, name in wanted.items() if low not in there]
+
+    with ThreadPoolExecutor(8, thread_name_prefix="cumin-footers") as pool:
+        return {path: missing for path, missing in zip(paths, pool.map(one, paths), strict=True) if missing}
+
+
 class Table(ABC):
     """An input that has been looked at: its schema, its partitions, and how strong a token of it can be.
 
@@ -74,6 +97,9 @@ class Table(ABC):
     @abstractmethod
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
         """The state of these partitions. Raises InputError if a file cannot be read."""
+
+    def check(self, parts: Mapping[str, Part]) -> None:  # noqa: B027
+        """Look, before a run, whether the files are such as the schema says. Raises InputError naming those that are not."""
 
     @abstractmethod
     def relation(self, parts: Mapping[str, Part]) -> Relation:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line, line_size, token
-from cumin.inputs.base import Input, Relation, Table
+from cumin.inputs.base import Input, Relation, Table, lacking
 from cumin.partitions import partition_key
 from cumin.place import absolute, place, public_options
 
@@ -72,6 +72,12 @@ class DeltaTable(Table):
         features = opened.protocol().reader_features or []
         if "deletionVectors" in features and _has_vectors(actions):
             raise InputError(f"The Delta table {source.uri} has deletion vectors; run OPTIMIZE … PURGE on it first.")
+        mapping = dict(metadata.configuration).get("delta.columnMapping.mode", "none")
+        if mapping != "none":
+            raise InputError(
+                f"The Delta table {source.uri} maps its columns to other names in its files "
+                f"(delta.columnMapping.mode={mapping}), which cumin does not read. Copy it into a table without that."
+            )
         self.source, self.version = source, opened.version()
         self.place = place(source.uri, source.storage_options)
         self.root = self.place.url
@@ -106,7 +112,11 @@ class DeltaTable(Table):
             values += [self.typed(key)] * len(names)
         if not self.partition_columns:
             values = []
-        return Relation(self.schema, paths, self.place, "parquet", self.place.root, self.partition_columns, values)
+        # Files that are older than a column have NULL there.
+        names = [name for name in self.schema.names if name not in self.partition_columns]
+        ragged = bool(lacking(self.place, paths, names))
+        root, columns = self.place.root, self.partition_columns
+        return Relation(self.schema, paths, self.place, "parquet", root, columns, values, ragged=ragged)
 
     def pinned(self) -> dict[str, Any]:
         return {"version": self.version}

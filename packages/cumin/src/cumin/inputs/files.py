@@ -13,7 +13,7 @@ import pyarrow as pa
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line_name, moved, token
 from cumin.inputs import listing
-from cumin.inputs.base import Input, Relation, Table, file_format
+from cumin.inputs.base import Input, Relation, Table, file_format, lacking
 from cumin.partitions import PARTITION_TYPES, guess_type, partition_text
 from cumin.place import LocalPlace, Place, RemotePlace, absolute, place, public_options
 
@@ -289,6 +289,19 @@ class FileTable(Table):
             for key, part in parts.items()
             for name in moved(part.lines, now[key].lines)
         ]
+
+    def check(self, parts: Mapping[str, Part]) -> None:
+        if self.format != "parquet":
+            return
+        names = [name for name in self.schema.names if name not in self.partition_columns]
+        short = lacking(self.place, self.relation(parts).files, names)
+        if short:
+            first = self.place.full(self._first_file)
+            raise InputError(
+                f"{path} lacks {', '.join(missing)}, which the table's first file {first} has. Write it again with that "
+                "column, or choose the files by a pattern."
+                for path, missing in sorted(short.items())[:20]
+            )
 
     def relation(self, parts: Mapping[str, Part]) -> Relation:
         paths: list[str] = []

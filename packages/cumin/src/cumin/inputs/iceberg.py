@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line, line_size, token
 from cumin.inputs.base import Input, Relation, Table
+from cumin.partitions import PartitionValue, partition_key
 from cumin.place import place, public_options
 
 
@@ -49,18 +51,19 @@ def iceberg(
 ) -> Iceberg:
     """The table ``namespace.name`` of a catalog that pyiceberg knows (`properties` as it takes them).
 
-    Its token is the table's UUID with the snapshot's and the schema's id. Needs the extra ``cumin[iceberg]``.
+    Its token is made of the data and delete files that the snapshot holds in each partition, and the schema's id.
+    Partitions are those of identity transforms of whole numbers, text, dates and booleans; by other transforms (``day``,
+    ``bucket``) the table is one partition. Needs the extra ``cumin[iceberg]``.
     """
     names = (key,) if isinstance(key, str) else tuple(key)
     return Iceberg(table=table, catalog=catalog, properties=dict(properties or {}), snapshot=snapshot, key=names)
 
 
 class IcebergTable(Table):
-    """One snapshot of an Iceberg table, as one partition."""
+    """One snapshot of an Iceberg table."""
 
     kind = "iceberg"
     strength = "snapshot"
-    partition_columns = ()
 
     def __init__(self, source: Iceberg) -> None:
         try:
@@ -86,30 +89,84 @@ class IcebergTable(Table):
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         self.schema = schema_to_pyarrow(self._scan.projection(), include_field_ids=False)
-        self.partitions = {"": ()}
-        self._state = f"snapshot {snapshot.snapshot_id}, schema {schema_id}"
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._schema_state = f"schema {schema_id}"
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        tasks = list(self._scan.plan_files())
+        specs = [self._table.specs()[each] for each in {task.file.spec_id for task in tasks}]
+        self.partition_columns, places = _identity_columns(specs, self._scan.projection(), self.schema)
+        self.partitions = {}
+        self._tasks: dict[str, list[Any]] = {}
+        for task in tasks:
+            texts = tuple(
+                _text(task.file.partition[at], self.schema.field(name).type)
+                for name, at in zip(self.partition_columns, places[task.file.spec_id], strict=True)
+            )
+            key = partition_key(self.partition_columns, texts)
+            self.partitions[key] = texts
+            self._tasks.setdefault(key, []).append(task)
+        if not self.partition_columns:
+            self.partitions, self._tasks = {"": ()}, {"": tasks}
 
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
-        tasks = list(self._scan.plan_files())
-        lines = sorted(line(task.file.file_path, task.file.file_size_in_bytes, "once") for task in tasks)
-        return {"": Part(lines, sum(map(line_size, lines)), token(self.strength, [self._state]))} if "" in keys else {}
+        found = {}
+        for key in sorted(keys):
+            lines = sorted(map(_line, (task.file for task in self._tasks[key])))
+            deletes = sorted({_line(each) for task in self._tasks[key] for each in task.delete_files})
+            state = [*lines, *(f"delete {each}" for each in deletes), self._schema_state]
+            found[key] = Part(lines, sum(map(line_size, lines)), token(self.strength, state))
+        return found
 
     def relation(self, parts: Mapping[str, Part]) -> Relation:
         """The data files themselves; through a copy where rows were deleted or columns changed since some were written."""
-        tasks = list(self._scan.plan_files())
+        tasks = [task for key in sorted(parts) for task in self._tasks[key]]
         plain = len(self._table.schemas()) == 1 and not any(task.delete_files for task in tasks)
         if plain and tasks:
             names = [task.file.file_path for task in tasks]
             first = place(names[0])
             return Relation(self.schema, sorted(place(name).root for name in names), first, "parquet", self.root)
-        self._folder = tempfile.TemporaryDirectory(prefix="cumin-iceberg-")
-        target = Path(self._folder.name) / "rows.parquet"
+        from pyiceberg.expressions import AlwaysTrue
+        from pyiceberg.io.pyarrow import ArrowScan
+
+        folder = tempfile.TemporaryDirectory(prefix="cumin-iceberg-")
+        self._folders.append(folder)  # it lives as long as the table
+        target = Path(folder.name) / "rows.parquet"
+        scan = ArrowScan(self._table.metadata, self._table.io, self._scan.projection(), AlwaysTrue())
         with pq.ParquetWriter(target, self.schema) as writer:
-            for batch in self._scan.to_arrow_batch_reader():
+            for batch in scan.to_record_batches(tasks):
                 writer.write_table(pa.Table.from_batches([batch]).cast(self.schema))
-        copy = place(self._folder.name)
+        copy = place(folder.name)
         return Relation(self.schema, [copy.full("rows.parquet")], copy, "parquet", copy.root)
 
     def pinned(self) -> dict[str, Any]:
         return {"snapshot": self._snapshot.snapshot_id}
+
+
+def _line(file: Any) -> str:
+    return line(file.file_path, file.file_size_in_bytes, "once")
+
+
+def _identity_columns(specs: Sequence[Any], schema: Any, arrow: pa.Schema) -> tuple[tuple[str, ...], dict[int, list[int]]]:
+    """The columns by which every file is partitioned as they are; and per spec, where a file's record has their values."""
+    found: list[dict[str, int]] = []
+    for spec in specs:
+        places = {}
+        for at, each in enumerate(spec.fields):
+            name = schema.find_column_name(each.source_id)
+            if str(each.transform) == "identity" and name in arrow.names and _plain(arrow.field(name).type):
+                places[name] = at
+        found.append(places)
+    names = tuple(name for name in (found[0] if found else {}) if all(name in each for each in found))
+    return names, {spec.spec_id: [places[name] for name in names] for spec, places in zip(specs, found, strict=True)}
+
+
+def _plain(kind: pa.DataType) -> bool:
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(text or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date32(kind))
+
+
+def _text(value: Any, kind: pa.DataType) -> PartitionValue:
+    if value is None:
+        return None
+    if pa.types.is_date(kind) and not isinstance(value, date):
+        return (date(1970, 1, 1) + timedelta(days=int(value))).isoformat()
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,6 +13,7 @@ goes out meanwhile, and what it will need comes in.
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
 import time
@@ -22,16 +23,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
-from ghee.errors import CancelledError
+from ghee.errors import CancelledError, TransferError
 from ghee.failure import capture
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
 from ghee.trace import TRANSFER, Trace, TraceSettings
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
+from ghee.transfer.reading import read
 
 MESSAGE_BYTES = 256 << 10
 """Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""
+
+EARLY_BYTES = 4 << 20
+"""A batch of so many bytes is announced before it is copied: the driver's answer comes while the copy is under way."""
 
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
@@ -92,11 +97,12 @@ class Instructions(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Rank to driver: events, and the rank's times when they are due."""
+    """Rank to driver: events, and the rank's times when they are due. `number` counts the rank's reports, from 0 on."""
 
     rank: RankId
     events: list[Event]
     times: Times | None
+    number: int
 
 
 @dataclass
@@ -118,10 +124,23 @@ class Settings:
 
 
 @dataclass
+class _Made:
+    """A batch of this rank. `parcel` is None until the transfer thread knows that it is laid down; by then `sends` are due,
+    and `is_over` says that nobody gets it after these.
+    """
+
+    rows: int
+    size: int
+    parcel: Parcel | None = None
+    sends: list[m.Send] = field(default_factory=list)
+    is_over: bool = False
+
+
+@dataclass
 class _Outbox:
     """What waits to be sent; a batch that was made twice is here twice. `used` is in bytes, by epoch."""
 
-    parcels: dict[BatchId, list[Parcel]] = field(default_factory=dict)
+    batches: dict[BatchId, list[_Made]] = field(default_factory=dict)
     used: dict[int, int] = field(default_factory=dict)
 
     def held(self, upto: BatchId, exact: bool) -> int:
@@ -131,23 +150,23 @@ class _Outbox:
         """
         if not exact:
             return sum(size for epoch, size in self.used.items() if epoch <= upto[0])
-        return sum(p.size for name, copies in self.parcels.items() if name[: len(upto)] <= upto for p in copies)
+        return sum(made.size for name, copies in self.batches.items() if name[: len(upto)] <= upto for made in copies)
 
-    def add(self, name: BatchId, parcel: Parcel) -> None:
-        self.parcels.setdefault(name, []).append(parcel)
-        self.used[name[0]] = self.used.get(name[0], 0) + parcel.size
+    def add(self, name: BatchId, made: _Made) -> None:
+        self.batches.setdefault(name, []).append(made)
+        self.used[name[0]] = self.used.get(name[0], 0) + made.size
 
-    def take(self, name: BatchId) -> Parcel:
-        copies = self.parcels[name]
-        parcel = copies.pop(0)
+    def take(self, name: BatchId) -> _Made:
+        copies = self.batches[name]
+        made = copies.pop(0)
         if not copies:
-            del self.parcels[name]
-        left = self.used[name[0]] - parcel.size
+            del self.batches[name]
+        left = self.used[name[0]] - made.size
         if left:
             self.used[name[0]] = left
         else:
             del self.used[name[0]]
-        return parcel
+        return made
 
 
 class TransferManager:
@@ -168,11 +187,13 @@ class TransferManager:
         self._delivery: Delivery[Arrived] = Delivery(False, False)
         self._reads: deque[m.Read | m.EpochEnd | m.StreamEnd] = deque()
         self._outbox = _Outbox()
+        self._laid_down: deque[tuple[_Made, Parcel]] = deque()
         self._changed = threading.Condition()
         self._events: deque[Event] = deque()
         self._addresses: dict[RankId, str] = {}
         self._inbox: dict[BatchId, Arrived] = {}
         self._urgent: deque[m.Read] = deque()
+        self._given_back: set[tuple[int, int]] = set()
         self._first_at = 0.0
         self.cpu_clock: Callable[[], float] = time.process_time
         """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
@@ -190,6 +211,7 @@ class TransferManager:
         self._broken: BaseException | None = None
         self._signalled = False
         self._statistics_at = 0.0
+        self._reports = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"transfer {rank}", daemon=True)
 
     # ── the user's thread ────────────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +256,9 @@ class TransferManager:
                 self.times.waited_input += time.perf_counter() - began
             if self.trace is not None:
                 self.trace.wait("waits for a split", began)
-            return self.urgent_read() or self._reads.popleft()
+            read = self.urgent_read() or self._reads.popleft()
+            self._disordered = self._disordered or (isinstance(read, m.Read) and read.redo)
+            return read
 
     def count_work(self) -> None:
         """For a loop, whose work is all the time since its first batch in which it did not wait."""
@@ -248,6 +272,10 @@ class TransferManager:
             return None
         self._disordered = True
         return self._urgent.popleft()
+
+    def gives_back(self, read: m.Read) -> bool:
+        """For a reading rank: whether it is to leave the rest of the split to another."""
+        return read.only is None and (read.epoch, read.split) in self._given_back
 
     def urgent_batch(self) -> Arrived | None:
         """For a map rank: the batch that is to be taken before anything else, if there is one."""
@@ -297,13 +325,13 @@ class TransferManager:
     def wait_for_room(self, upto: BatchId) -> bool:
         """Wait until the outbox may take another batch that does not come after `upto`.
 
-        False if there is something urgent to be done first, for which room does not count.
+        False if there is something urgent to be done first, for which room does not count, or a split to be given back.
         """
         with self._changed:
             self._check_stopped()  # a rank that always has room waits for nothing else
             began = time.perf_counter()
             while self._outbox.held(upto, self._disordered) >= self._settings.room:
-                if self._urgent or self._delivery.is_urgent:
+                if self._urgent or self._delivery.is_urgent or upto[:2] in self._given_back:
                     return False
                 self._wait()
             self.times.waited_room += time.perf_counter() - began
@@ -313,18 +341,29 @@ class TransferManager:
 
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
+        encoded = encode(batch)
+        made = _Made(encoded.rows, encoded.size)
+        is_early = made.size >= EARLY_BYTES
+        if not is_early:
+            made.parcel = self._lay_down(name, encoded)
+        with self._changed:
+            self._outbox.add(name, made)
+        self.largest = max(self.largest, made.size)
+        self.times.batches_out += 1
+        self.times.rows_out += made.rows
+        self.times.bytes_out += made.size
+        self.tell(m.Made(self.rank, name, made.rows, made.size))
+        if is_early:
+            self._laid_down.append((made, self._lay_down(name, encoded)))
+            self._signal()
+        return made.rows
+
+    def _lay_down(self, name: BatchId, encoded: Encoded) -> Parcel:
         began = time.perf_counter()
-        parcel = self._store.put(encode(batch), self._settings.receivers)
+        parcel = self._store.put(encoded, self._settings.receivers)
         if self.trace is not None:
             self.trace.span("packs", began, batch=name, bytes=parcel.size)
-        with self._changed:
-            self._outbox.add(name, parcel)
-        self.largest = max(self.largest, parcel.size)
-        self.times.batches_out += 1
-        self.times.rows_out += parcel.rows
-        self.times.bytes_out += parcel.size
-        self.tell(m.Made(self.rank, name, parcel.rows, parcel.size))
-        return parcel.rows
+        return parcel
 
     def wait_for_recorded(self, number: int) -> None:
         """Wait until the driver has written checkpoint `number` down."""
@@ -394,9 +433,14 @@ class TransferManager:
     def _say_why(self, error: BaseException) -> None:
         failure = capture(error, f"stage {self.rank.stage}, rank {self.rank.index}, while moving batches")
         failed = m.Failed(self.rank, pickle.dumps(failure))
-        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, [failed], None))])
+        self._report([failed], None)
+
+    def _report(self, events: list[Event], times: Times | None) -> None:
+        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, times, next(self._reports)))])
 
     def _flush(self) -> None:
+        while self._laid_down:
+            self._send_waiting(*self._laid_down.popleft())
         for sender, places in self._store.freed():
             self._endpoint.send(sender, [pickle.dumps(Freed(self._endpoint.address, places))])
         events = []
@@ -411,12 +455,21 @@ class TransferManager:
                 self._statistics_at = now
                 if self._first_at:
                     self.times.cpu = self.cpu_clock() - self._cpu_before
-            self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, self.times if due else None))])
+            self._report(events, self.times if due else None)
 
     def _on_message(self, frames: Message) -> None:
-        message = pickle.loads(frames[0])
+        message = read(frames, list, Instructions, bytes, Freed)
+        try:
+            self._take(message, frames)
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            kind = type(message).__name__
+            raise TransferError(f"a {kind} has come that does not fit what this rank has and was told: {error!r}") from error
+
+    def _take(self, message: object, frames: Message) -> None:
         if isinstance(message, list):
             at = 1
+            if sum(count for _, count in message) != len(frames) - 1:
+                raise ValueError(f"{len(frames) - 1} frames have come with {len(message)} batches of another number")
             for arrived, count in message:
                 self._on_arrived(arrived, frames[at : at + count])
                 at += count
@@ -447,8 +500,10 @@ class TransferManager:
         with self._changed:
             if arrived.redo:
                 self._delivery.arrived_again(arrived)
-            else:
-                self._delivery.arrived(arrived.id[0], arrived.place, arrived)
+            elif not self._delivery.arrived(arrived.id[0], arrived.place, arrived):
+                raise TransferError(
+                    f"{arrived.sender} has sent batch {arrived.id} as number {arrived.place} of its epoch, which came before"
+                )
         if self.trace is not None:
             self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
 
@@ -470,7 +525,7 @@ class TransferManager:
             case m.Send():
                 self._send(action)
             case m.Discard():
-                self._store.drop(self._outbox.take(action.id))
+                self._let_go(self._outbox.take(action.id))
             case m.Recall():
                 self._refused.add((action.id, action.sender))
                 self._events.append(m.Recalled(self.rank, action.id))
@@ -485,7 +540,10 @@ class TransferManager:
                 self._delivery.stream_ended(action.epochs)
                 self._reads.append(action)
             case m.Read():
-                (self._reads if action.only is None else self._urgent).append(action)
+                self._given_back.discard((action.epoch, action.split))
+                (self._urgent if action.only is not None or action.now else self._reads).append(action)
+            case m.GiveBack():
+                self._given_back.add((action.epoch, action.split))
             case _:
                 raise AssertionError(f"no rank is told {action}")
 
@@ -494,9 +552,30 @@ class TransferManager:
             self._forward.append(action)
             self._pass_on()
             return
-        self._dispatch(action, self._outbox.parcels[action.id][0])
+        made = self._outbox.batches[action.id][0]
+        if made.parcel is None:
+            made.sends.append(action)
+        else:
+            self._dispatch(action, made.parcel)
         if action.last:
-            self._store.drop(self._outbox.take(action.id))
+            self._let_go(self._outbox.take(action.id))
+
+    def _let_go(self, made: _Made) -> None:
+        """Nobody gets the batch any more, but for those that it is to be sent to once it is laid down."""
+        if made.parcel is None:
+            made.is_over = True
+        else:
+            self._store.drop(made.parcel)
+
+    def _send_waiting(self, made: _Made, parcel: Parcel) -> None:
+        """A batch that was announced early is laid down now."""
+        made.parcel = parcel
+        for action in made.sends:
+            self._dispatch(action, parcel)
+            self._dispatch_all(self._addresses[action.to])
+        made.sends.clear()
+        if made.is_over:
+            self._store.drop(parcel)
 
     def _dispatch(self, action: m.Send, parcel: Parcel) -> None:
         to = self._addresses[action.to]
