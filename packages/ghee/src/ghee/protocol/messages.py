@@ -179,7 +179,8 @@ class Died(NamedTuple):
 class Read(NamedTuple):
     """Read the split that is the `split`-th of the epoch; of its batches only those in `only`, and none in `skip`.
 
-    `redo`: it was read, or begun, before by a rank that died.
+    `redo`: it was read, or begun, before by a rank that died. `what` is the split itself, of an endless source, whose
+    splits no rank knows beforehand.
     """
 
     rank: RankId
@@ -188,6 +189,7 @@ class Read(NamedTuple):
     skip: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     redo: bool = False
+    what: object = None
 
 
 class Send(NamedTuple):
