@@ -230,7 +230,7 @@ def test_a_port_that_is_taken():
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@given(names, names, st.floats(0, 1e12), st.integers(0, 2**62))
+@given(names, names, st.floats(0, 1e12), st.integers(0, 2**53))
 def test_whatever_a_stage_is_called_prometheus_reads_it(run, name, seconds, rows):
     stages = [StageReport(name, "loop", 1, rows, by_rank=[RankReport(0, seconds)])]
     seen = {

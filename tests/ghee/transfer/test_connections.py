@@ -19,9 +19,12 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ghee
 from ghee.launch.local import LocalLauncher
+from ghee.transfer import zeromq
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
@@ -109,6 +112,38 @@ def test_every_message_arrives_once_over_a_connection_that_is_cut(
         assert cutter.cut == len(cuts)
     finally:
         cutter.close()
+        sender.close()
+        receiver.close()
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_frames_that_are_too_large_go_in_pieces(frames: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ghee.transfer.zeromq.PIECE_BYTES", 7)
+        pieces, counts = zeromq._cut(frames)
+    assert all(len(piece) <= 7 for piece in pieces)
+    assert [bytes(frame) for frame in zeromq._join(list(pieces), counts)] == frames
+    if counts:
+        with pytest.raises(ValueError, match="were announced"):
+            zeromq._join(list(pieces)[1:], counts)
+
+
+def test_a_frame_of_any_size_passes_and_a_larger_piece_is_never_read() -> None:
+    """What a stranger says of the length of his frames is refused when it is more than a piece: nothing is taken for it."""
+    keys = Keys.make()
+    sender, receiver = ZmqEndpoint("tcp://127.0.0.1:*", keys), ZmqEndpoint("tcp://127.0.0.1:*", keys)
+    large = np.arange(6_000_001)
+    try:
+        assert receiver._inbox.maxmsgsize < 2 * zeromq.PIECE_BYTES < large.nbytes
+        sender.send(receiver.address, [b"large", memoryview(large).cast("B"), b""])
+        received: list[Any] = []
+        while not received:
+            received = receiver.receive(10.0)
+        assert bytes(received[0][0]) == b"large"
+        assert (np.frombuffer(received[0][1], large.dtype) == large).all()
+        assert len(received[0][2]) == 0
+    finally:
         sender.close()
         receiver.close()
 

@@ -28,8 +28,10 @@ from ghee.report import Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
 from ghee.task import RankTask
 from ghee.trace import TraceSettings
+from ghee.transfer.contract import Message
 from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
 from ghee.transfer.manager import Report as RankReport
+from ghee.transfer.reading import Numbers, read
 
 STOP_SECONDS = 5.0
 """How long ranks that were told to stop may take before they are killed."""
@@ -82,6 +84,8 @@ class Driver:
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
         self._splits: list[Any] = []
+        self._unread: list[Message] = []
+        self._numbers = Numbers([stage.size for stage in plan.stages])
 
     # ── from outside ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,13 +239,14 @@ class Driver:
 
     def _follow(self) -> None:
         while self._outcome is None:
-            messages = self._endpoint.receive(0.1)
+            messages, self._unread = self._unread + self._endpoint.receive(0.0 if self._unread else 0.1), []
             if self._cancelled.is_set():
                 raise CancelledError("the run was cancelled")
             self._carry_out(self._coordinator.on(*[_died(death) for death in self.launcher.deaths()]))
             events: list[Event] = []
             for frames in messages:
-                report: RankReport = pickle.loads(frames[0])
+                report = read(frames, RankReport)
+                self._numbers.check(report.rank, report.number)
                 events += report.events
                 if report.times is not None:
                     self._times[report.rank] = report.times
@@ -267,7 +272,7 @@ class Driver:
             if deaths:
                 self._carry_out(self._coordinator.on(*[_died(death) for death in deaths]))
                 return
-            self._endpoint.receive(left)
+            self._unread += self._endpoint.receive(left)
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         by_rank: dict[RankId, list[Action]] = defaultdict(list)

@@ -25,6 +25,24 @@ class StreamEnded(NamedTuple):
     """The last epoch is over."""
 
 
+class Once:
+    """Numbers from 0 on that come in any order, each once. Takes memory for those only that came before an earlier one."""
+
+    def __init__(self) -> None:
+        self.next = 0
+        self._early: set[int] = set()
+
+    def is_new(self, number: int) -> bool:
+        """Whether the number comes for the first time; from then on it has come."""
+        if number < self.next or number in self._early:
+            return False
+        self._early.add(number)
+        while self.next in self._early:
+            self._early.remove(self.next)
+            self.next += 1
+        return True
+
+
 class Delivery(Generic[Item]):
     """The inbox of a consumer, epoch by epoch.
 
@@ -44,21 +62,25 @@ class Delivery(Generic[Item]):
         self._total: dict[int, int] = {}
         self._sent: dict[int, int] = {}
         self._arrived: dict[int, int] = {}
+        self._places: dict[int, Once] = {}
         self._epochs: int | None = None
 
-    def arrived(self, epoch: int, place: int, item: Item) -> None:
-        """A batch has arrived that is the `place`-th of the epoch here; the place counts only where order matters."""
+    def arrived(self, epoch: int, place: int, item: Item) -> bool:
+        """A batch has arrived that is the `place`-th of the epoch here. False if one had come for that place before."""
+        if epoch < self.epoch or not self._places.setdefault(epoch, Once()).is_new(place):
+            return False
         self._arrived[epoch] = self._arrived.get(epoch, 0) + 1
         ready = self._ready.setdefault(epoch, deque())
         if not self.ordered:
             ready.append(item)
-            return
+            return True
         early = self._early.setdefault(epoch, {})
         early[place] = item
         first = (self.delivered if epoch == self.epoch else 0) + len(ready)
         while (item := early.pop(first, None)) is not None:  # type: ignore[assignment]
             ready.append(item)
             first += 1
+        return True
 
     def arrived_again(self, item: Item) -> None:
         """A batch has arrived that had been at a rank that died: it goes first and belongs to no epoch's count here."""
@@ -94,7 +116,8 @@ class Delivery(Generic[Item]):
             if self._arrived.get(self.epoch, 0) < self._sent[self.epoch]:
                 return None
             left: list[object] = [*(ready or ()), *self._early.get(self.epoch, {}).values()]
-            for memory in (self._ready, self._early, self._released, self._total, self._sent, self._arrived):
+            by_epoch = (self._ready, self._early, self._released, self._total, self._sent, self._arrived, self._places)
+            for memory in by_epoch:
                 memory.pop(self.epoch, None)
             self.epoch, self.delivered = self.epoch + 1, 0
             return End(self.epoch - 1, left)

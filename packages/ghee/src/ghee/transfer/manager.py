@@ -13,6 +13,7 @@ goes out meanwhile, and what it will need comes in.
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
 import time
@@ -22,13 +23,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
-from ghee.errors import CancelledError
+from ghee.errors import CancelledError, TransferError
 from ghee.failure import capture
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
 from ghee.trace import TRANSFER, Trace, TraceSettings
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
+from ghee.transfer.reading import read
 
 MESSAGE_BYTES = 256 << 10
 """Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""
@@ -95,11 +97,12 @@ class Instructions(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Rank to driver: events, and the rank's times when they are due."""
+    """Rank to driver: events, and the rank's times when they are due. `number` counts the rank's reports, from 0 on."""
 
     rank: RankId
     events: list[Event]
     times: Times | None
+    number: int
 
 
 @dataclass
@@ -207,6 +210,7 @@ class TransferManager:
         self._broken: BaseException | None = None
         self._signalled = False
         self._statistics_at = 0.0
+        self._reports = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"transfer {rank}", daemon=True)
 
     # ── the user's thread ────────────────────────────────────────────────────────────────────────────────────────
@@ -422,7 +426,10 @@ class TransferManager:
     def _say_why(self, error: BaseException) -> None:
         failure = capture(error, f"stage {self.rank.stage}, rank {self.rank.index}, while moving batches")
         failed = m.Failed(self.rank, pickle.dumps(failure))
-        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, [failed], None))])
+        self._report([failed], None)
+
+    def _report(self, events: list[Event], times: Times | None) -> None:
+        self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, times, next(self._reports)))])
 
     def _flush(self) -> None:
         while self._laid_down:
@@ -441,12 +448,21 @@ class TransferManager:
                 self._statistics_at = now
                 if self._first_at:
                     self.times.cpu = self.cpu_clock() - self._cpu_before
-            self._endpoint.send(self._driver, [pickle.dumps(Report(self.rank, events, self.times if due else None))])
+            self._report(events, self.times if due else None)
 
     def _on_message(self, frames: Message) -> None:
-        message = pickle.loads(frames[0])
+        message = read(frames, list, Instructions, bytes, Freed)
+        try:
+            self._take(message, frames)
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            kind = type(message).__name__
+            raise TransferError(f"a {kind} has come that does not fit what this rank has and was told: {error!r}") from error
+
+    def _take(self, message: object, frames: Message) -> None:
         if isinstance(message, list):
             at = 1
+            if sum(count for _, count in message) != len(frames) - 1:
+                raise ValueError(f"{len(frames) - 1} frames have come with {len(message)} batches of another number")
             for arrived, count in message:
                 self._on_arrived(arrived, frames[at : at + count])
                 at += count
@@ -477,8 +493,10 @@ class TransferManager:
         with self._changed:
             if arrived.redo:
                 self._delivery.arrived_again(arrived)
-            else:
-                self._delivery.arrived(arrived.id[0], arrived.place, arrived)
+            elif not self._delivery.arrived(arrived.id[0], arrived.place, arrived):
+                raise TransferError(
+                    f"{arrived.sender} has sent batch {arrived.id} as number {arrived.place} of its epoch, which came before"
+                )
         if self.trace is not None:
             self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
 

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import zmq
-import zmq.utils.monitor
 import zmq.utils.z85
 
 from ghee.codec import Buffer
@@ -35,16 +34,27 @@ _ZAP = "inproc://zeromq.zap.01"
 _LARGE = 1 << 16
 _CLOSE_SECONDS = 1.0
 
-_PREFIX = struct.Struct("<c8sQ")
-"""What stands before each message over TCP: kind, channel, number; the sender's address follows."""
+_PREFIX = struct.Struct("<c8sQI")
+"""What stands before each message over TCP: kind, channel, number, and how many counts of pieces follow: one for each frame,
+none if no frame was cut. The sender's address comes last."""
 
 _MESSAGE, _ACKNOWLEDGEMENT = b"m", b"a"
+
+PIECE_BYTES = 16 << 20
+"""Frames that are larger go over TCP in pieces of so many bytes: libzmq can then refuse every larger one, from whomever it
+comes, before it takes memory for it."""
+
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted: all ranks of a large run may connect at once."""
 
 LOOK_SECONDS = 0.1
 """How often an endpoint looks whether one of its TCP connections was lost."""
 
 PAUSE_SECONDS = 0.02
 """After so long without a message, senders are told what has arrived."""
+
+HANDSHAKE_SECONDS = 10
+"""Who has not proved by then that he belongs to the run is shut out: connections that say nothing do not pile up."""
 
 HEARTBEAT_SECONDS, SILENCE_SECONDS = 5, 30
 """A TCP connection whose peer does not answer pings for `SILENCE_SECONDS` counts as lost: a cut cable says nothing."""
@@ -93,6 +103,7 @@ class ZmqEndpoint:
         self._inbox = self._socket(zmq.PULL)
         self._inbox.curve_server = True
         self._inbox.zap_domain = b"ghee"
+        self._inbox.backlog = BACKLOG
         self._inbox.bind(bind)
         endpoint = self._inbox.last_endpoint
         assert isinstance(endpoint, bytes)
@@ -115,8 +126,10 @@ class ZmqEndpoint:
         socket.linger = int(_CLOSE_SECONDS * 1000)
         socket.curve_publickey = self._keys.public
         socket.curve_secretkey = self._keys.secret
+        socket.handshake_ivl = int(HANDSHAKE_SECONDS * 1000)
         if self._is_tcp:
-            socket.handshake_ivl = socket.heartbeat_timeout = int(SILENCE_SECONDS * 1000)
+            socket.maxmsgsize = PIECE_BYTES + 1024  # what CURVE adds is less
+            socket.heartbeat_timeout = int(SILENCE_SECONDS * 1000)
             socket.heartbeat_ivl = int(HEARTBEAT_SECONDS * 1000)
         return socket
 
@@ -144,7 +157,9 @@ class ZmqEndpoint:
         out.socket.connect(to)
 
     def _send_numbered(self, out: _Out, number: int, frames: Sequence[Buffer]) -> None:
-        _send(out.socket, [_PREFIX.pack(_MESSAGE, out.channel, number) + self.address.encode(), *frames])
+        pieces, counts = _cut(frames)
+        prefix = _PREFIX.pack(_MESSAGE, out.channel, number, len(counts)) + struct.pack(f"<{len(counts)}I", *counts)
+        _send(out.socket, [prefix + self.address.encode(), *pieces])
 
     def receive(self, timeout: float | None) -> list[Message]:
         """Wait for messages, for `wake` or for `timeout` seconds; return all that are there."""
@@ -182,28 +197,31 @@ class ZmqEndpoint:
 
     def _take(self, frames: Message) -> Message | None:
         """The message without its number, if it is the next of its channel."""
-        prefix = bytes(frames[0])
-        if len(prefix) < _PREFIX.size:
-            raise TransferError(f"a message has come over TCP with {len(prefix)} bytes where its number should be")
-        kind, channel, number = _PREFIX.unpack_from(prefix)
-        if kind == _ACKNOWLEDGEMENT:
-            out = self._channels.get(channel)
-            if out is not None:
-                out.sent.arrived(number)
-            return None
-        address = prefix[_PREFIX.size :].decode()
-        _, incoming = self._incoming.setdefault(channel, (address, Incoming()))
-        is_next = incoming.take(number, sum(frame_size(frame) for frame in frames))
-        if incoming.is_owed:
-            self._owed.add(channel)
-        return frames[1:] if is_next else None
+        try:
+            prefix = bytes(frames[0])
+            kind, channel, number, count = _PREFIX.unpack_from(prefix)
+            counts = struct.unpack_from(f"<{count}I", prefix, _PREFIX.size)
+            address = prefix[_PREFIX.size + 4 * count :].decode("ascii")
+            if kind == _ACKNOWLEDGEMENT:
+                if channel in self._channels:
+                    self._channels[channel].sent.arrived(number)
+                return None
+            _, incoming = self._incoming.setdefault(channel, (address, Incoming()))
+            is_next = incoming.take(number, sum(frame_size(frame) for frame in frames))
+            if incoming.is_owed:
+                self._owed.add(channel)
+            return _join(frames[1:], counts) if is_next else None
+        except (struct.error, ValueError) as error:
+            raise TransferError(
+                f"a message of {len(frames)} frames has come over TCP that no process sends: {error}"
+            ) from error
 
     def _acknowledge(self, is_pause: bool) -> None:
         for channel in list(self._owed):
             address, incoming = self._incoming[channel]
             if is_pause or incoming.is_due:
                 self._owed.remove(channel)
-                prefix = _PREFIX.pack(_ACKNOWLEDGEMENT, channel, incoming.tell()) + self.address.encode()
+                prefix = _PREFIX.pack(_ACKNOWLEDGEMENT, channel, incoming.tell(), 0) + self.address.encode()
                 _send((self._outs.get(address) or self._connect(address)).socket, [prefix])
 
     def _mend(self) -> None:
@@ -278,10 +296,34 @@ def _send(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
         socket.send(frame, zmq.SNDMORE if number < last else 0, copy=not large)
 
 
+def _cut(frames: Sequence[Buffer]) -> tuple[Sequence[Buffer], Sequence[int]]:
+    """The frames in pieces, and of how many pieces each consists; no counts if none was cut."""
+    if all(frame_size(frame) <= PIECE_BYTES for frame in frames):
+        return frames, ()
+    pieces: list[Buffer] = []
+    counts = []
+    for frame in frames:
+        view = memoryview(frame)
+        starts = range(0, max(1, len(view)), PIECE_BYTES)
+        pieces += [view[start : start + PIECE_BYTES] for start in starts]
+        counts.append(len(starts))
+    return pieces, counts
+
+
+def _join(pieces: Message, counts: Sequence[int]) -> Message:
+    """The frames that were cut. Raises ValueError if they are not there."""
+    if not counts:
+        return pieces
+    if sum(counts) != len(pieces):
+        raise ValueError(f"{len(pieces)} pieces where {sum(counts)} were announced")
+    left = iter(pieces)
+    return [memoryview(bytearray().join(next(left) for _ in range(count))) if count > 1 else next(left) for count in counts]
+
+
 def _was_lost(out: _Out) -> bool:
     lost = False
     while out.monitor is not None and out.monitor.poll(0):
-        zmq.utils.monitor.recv_monitor_message(out.monitor)
+        out.monitor.recv_multipart()  # what it says is what it was asked for; zmq.utils.monitor would import asyncio
         lost = True
     return lost
 
