@@ -45,9 +45,7 @@ class Coordinator:
             assert stage.parent is not None
             self.children[stage.parent].append(stage.index)
         starts = self._starts(start or {})
-        self.edges = [
-            Edge(stage, source, starts[stage.index].epoch, starts[stage.index]) for stage in stages
-        ]
+        self.edges = [Edge(stage, source, starts[stage.index].epoch, starts[stage.index]) for stage in stages]
         self.lineage = Lineage()
         first = starts[0]
         self.splits = Splits(
