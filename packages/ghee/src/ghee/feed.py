@@ -95,7 +95,7 @@ class Feed:
         self._acknowledge()
 
     def _acknowledge(self) -> None:
-        """Offsets of the epochs that every end has, in their order: a loop has them by its checkpoint, a sink as they end."""
+        """Offsets of the epochs that every end has, in order: a loop by its checkpoint, a sink as they end."""
         while self._acknowledged in self._balanced and all(p.epoch > self._acknowledged for p in self._loops.values()):
             epoch = self._acknowledged
             self._acknowledged += 1
