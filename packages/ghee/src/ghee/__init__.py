@@ -10,6 +10,7 @@ Example:
 from ghee import context, errors
 from ghee.checkpoints import checkpoint, restored
 from ghee.pipeline import Pipeline, branches, read
+from ghee.resources import auto
 from ghee.run import Run, resume, run
 from ghee.stream import Batches, Epoch
 
@@ -17,7 +18,7 @@ from ghee.stream import Batches, Epoch
 rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
-    "read", "branches", "Pipeline",
+    "read", "branches", "auto", "Pipeline",
     "run", "resume", "Run",
     "checkpoint", "restored",
     "Batches", "Epoch",

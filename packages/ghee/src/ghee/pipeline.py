@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ghee.errors import PipelineError
 from ghee.protocol.messages import Tail, WhenSlow
-from ghee.resources import Resources, format_bytes, parse_bytes, parse_resources
+from ghee.resources import Auto, Resources, format_bytes, parse_bytes, parse_resources
 
 Kind = Literal["read", "map", "loop", "write"]
 
@@ -64,7 +64,7 @@ class Pipeline:
         function: Callable[..., Any],
         *,
         name: str | None = None,
-        replicas: int = 1,
+        replicas: int | Auto = 1,
         ranks: int = 1,
         cpus: float | str = 1,
         memory: int | str | None = None,
@@ -76,8 +76,8 @@ class Pipeline:
 
         A class is built once in each rank and its instances are called for each batch: load a model once, predict often.
         A method `close` of a class or callable object is called at the end. Each replica is an MPI world of its own, of
-        `ranks` ranks. `credit` is in bytes: what may lie before each rank, half of it in its
-        inbox and half in its senders' outboxes.
+        `ranks` ranks; `replicas=ghee.auto(min, max)` has as many as are needed. `credit` is in bytes: what may lie before
+        each rank, half of it in its inbox and half in its senders' outboxes.
         """
         resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
         _callable("map", function)
@@ -112,7 +112,9 @@ class Pipeline:
         room for: the others wait for it ("wait"), it goes past and is counted as skipped ("skip"), or it goes past and is
         read and preprocessed again for this loop alone ("reread").
         """
-        resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
+        resources = parse_resources(
+            replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image, fixed=_LOOP_IS_FIXED
+        )
         _callable("loop", function)
         try:
             rule = Tail(tail)
@@ -147,7 +149,7 @@ class Pipeline:
 
         Files appear whole or not at all, when the run has ended well; `_ghee.json` beside them carries the row counts.
         """
-        resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image)
+        resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image, fixed=_WRITE_IS_FIXED)
         options = {
             "mode": mode, "format": format, "partition_by": partition_by,
             "rows_per_file": rows_per_file, "filesystem": filesystem,
@@ -190,7 +192,7 @@ def read(
     decode: Literal["json", "arrow"] | Callable[[bytes], Any] | None = None,
     poison: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    replicas: int | None = None,
+    replicas: int | Auto | None = None,
     cpus: float | str = 1,
     memory: int | str | None = None,
     image: str | None = None,
@@ -280,6 +282,8 @@ def names_of(stages: Iterable[Stage]) -> dict[Stage, str]:
     return names
 
 
+_LOOP_IS_FIXED = "the ranks of a loop are one MPI world, which cannot grow or shrink; ghee.auto is for map stages"
+_WRITE_IS_FIXED = "each rank of a sink writes files of its own until the end; ghee.auto is for map stages"
 _RESOURCES = ("replicas", "ranks", "cpus", "memory", "gpus", "image")
 _OVERRIDES = {
     "read": (
@@ -335,7 +339,7 @@ def _with_options(stage: Stage, options: dict[str, Any]) -> Stage:
     """A stage made again by the method that made it, so that every value is checked as it was there."""
     if not options:
         return stage
-    resources = {name: getattr(stage.resources, name) for name in _RESOURCES}
+    resources = {name: getattr(stage.resources, name) for name in _RESOURCES} | {"replicas": stage.resources.asked}
     if stage.kind == "read":
         given = resources if stage.own_ranks else {**resources, "replicas": None}
         kept = {name: given[name] for name in ("replicas", "cpus", "memory", "image")}

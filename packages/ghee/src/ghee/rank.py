@@ -200,13 +200,14 @@ class _Reader:
                 manager.tell(_epoch_done(manager, step.epoch, step.batches, self._said.pop(step.epoch, 0)))
             else:
                 self._read(step)
-                if step.only is None:
+                if step.only is None and not step.now:
                     manager.tell(m.Idle(manager.rank))
         self._function.close()
         if hasattr(self._source, "close"):
             self._source.close()
 
     def _read(self, step: m.Read) -> None:
+        """Read a split to its end, or until another rank is to go on with it."""
         manager, batches, rows = self._manager, 0, 0
         for batch in self._batches(step):
             name = (step.epoch, step.split, batches)
@@ -214,10 +215,13 @@ class _Reader:
             batches, rows = batches + 1, rows + count
             if name[2] in step.skip or (step.only is not None and name[2] not in step.only):
                 continue
-            while step.only is None and not manager.wait_for_room(name[:2]):
+            while not manager.gives_back(step) and step.only is None and not manager.wait_for_room(name[:2]):
                 urgent = manager.urgent_read()
                 if urgent is not None:
                     self._read(urgent)
+            if manager.gives_back(step):
+                manager.tell(m.GaveBack(manager.rank, step.epoch, step.split))
+                return
             self._place.at(name)
             manager.begin()
             manager.times.batches_in += 1
