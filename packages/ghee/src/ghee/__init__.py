@@ -9,6 +9,7 @@ Example:
 
 from ghee import context, errors
 from ghee.checkpoints import checkpoint, restored
+from ghee.launch.kubernetes import Kubernetes
 from ghee.pipeline import Pipeline, branches, read
 from ghee.resources import auto
 from ghee.run import Run, resume, run
@@ -19,7 +20,7 @@ rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
     "read", "branches", "auto", "Pipeline",
-    "run", "resume", "Run",
+    "run", "resume", "Run", "Kubernetes",
     "checkpoint", "restored",
     "Batches", "Epoch",
     "rank", "size", "stage",

@@ -140,6 +140,8 @@ class Pipeline:
         partition_by: str | list[str] | None = None,
         rows_per_file: int | None = None,
         filesystem: Any = None,
+        storage_options: Mapping[str, Any] | None = None,
+        patience: float | None = None,
         replicas: int = 1,
         cpus: float | str = 1,
         memory: int | str | None = None,
@@ -152,7 +154,8 @@ class Pipeline:
         resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image, fixed=_WRITE_IS_FIXED)
         options = {
             "mode": mode, "format": format, "partition_by": partition_by,
-            "rows_per_file": rows_per_file, "filesystem": filesystem,
+            "rows_per_file": rows_per_file, "filesystem": filesystem, "storage_options": storage_options,
+            "patience": patience,
         }  # fmt: skip
         options = {key: value for key, value in options.items() if value is not None}
         return self._grow(Stage("write", name, self._end("write"), resources, payload=target, options=options))
@@ -186,6 +189,8 @@ def read(
     format: str | None = None,
     filesystem: Any = None,
     schema: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    patience: float | None = None,
     start: Any = None,
     until: Any = None,
     group: str | None = None,
@@ -203,6 +208,8 @@ def read(
     made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
     `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
     `replicas` gives the reading a stage of its own. `schema` (pyarrow.Schema) gives types to CSV and JSON.
+    `storage_options` are the store's own (docs/storage.md); `patience` is for how many seconds a store may be away before
+    the run fails.
 
     For topics, `kafka://host:port/topic`: `start` and `until` are "earliest", "latest", a datetime, or offsets by partition;
     without `until` the stream has no end. `group` shares the partitions with others of that consumer group and commits what
@@ -221,6 +228,7 @@ def read(
     options = {
         "columns": columns, "filter": filter, "batch_size": batch_size, "shuffle": shuffle,
         "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem, "schema": schema,
+        "storage_options": storage_options, "patience": patience,
         "start": start, "until": until, "group": group, "decode": decode, "poison": poison, "settings": settings,
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}

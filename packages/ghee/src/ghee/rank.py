@@ -38,17 +38,19 @@ def run_rank(
     *,
     inline: bool = False,
     task: RankTask | None = None,
+    address: str = "",
 ) -> None:
     """Join the run, do the task, tell how it ended, and wait to be stopped.
 
-    The task comes from the driver unless it is given: what runs in the driver's own process need not pickle.
+    The task comes from the driver unless it is given: what runs in the driver's own process need not pickle. `address` is
+    the IP of the rank's Pod on a cluster.
     """
     place = _Where(manager.rank, stage)
     try:
         blob = manager.join(os.getpid())
         task = task or _load(blob)
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
-        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
+        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus, address))
         manager.configure(task.settings)
         if task.trace is not None:
             manager.write_trace(task.trace, task.stage)
