@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -142,27 +140,52 @@ def test_vectors_are_given_for_known_users_and_their_products_are_the_scores() -
         predicted(other, pa.record_batch({"user": [3]}))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)  # three processes that import torch
-def test_two_ranks_are_one_rank(tmp_path: Path) -> None:
-    """Ten steps of two ranks with half a batch each, one of them once without any row, against one rank."""
-    trainable = ["logreg", "fm", "deepfm", "mlp", "bpr-mf", "lightgcn"]
-    given = {id: SMALL.get(id, {}) | ({"dropout": 0.0} if id in ("deepfm", "mlp") else {}) for id in trainable}
-    script, store = str(HERE / "two_ranks.py"), str(tmp_path / "store")
-    out = [str(tmp_path / f"{name}.npz") for name in ("one", "first", "second")]
-    calls = [(out[0], "0", "1", "-"), (out[1], "0", "2", store), (out[2], "1", "2", store)]
-    running = [subprocess.Popen([sys.executable, script, json.dumps(given), *rest]) for rest in calls]
-    try:
-        assert [process.wait(timeout=360) for process in running] == [0, 0, 0]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    one, first, second = (np.load(path) for path in out)
-    assert {name.split(".")[0] for name in one.files} == set(trainable)
-    for name in one.files:
-        assert first[name] == pytest.approx(second[name], abs=1e-6), name
-        assert first[name] == pytest.approx(one[name], abs=5e-5), name
+@pytest.mark.parametrize("id", ["deepfm", "lightgcn"])
+@pytest.mark.parametrize("kept", [4, 6])  # between epochs; within one
+def test_a_training_that_goes_on_from_a_checkpoint_ends_as_if_nothing_had_happened(id: str, kept: int) -> None:
+    """Optimiser, drawn negatives, dropout, early stopping and the best weights all go on where they were."""
+    cls = registry.load_class(id)
+    described, rows = sample(cls.card.data)
+    schema = cls.make_schema(described)
+    state = scan(schema, [rows])
+    batches = [cls(small(id), schema, state, described).train_preprocess(rows.slice(n, 150)) for n in (0, 150, 300, 450)]
+    trainer = TrainerConfig(checkpoint_seconds=0.0, checkpoint_steps=2)
+
+    def validate(current: Any) -> dict[str, float]:
+        return {"x": float(sum(tensor.double().sum() for tensor in current.weights().values()))}
+
+    saved: list[bytes] = []
+
+    def save(checkpoint: Any) -> None:
+        saved.append(pickle.dumps(checkpoint))
+
+    def train(stream: Any, **more: Any) -> Any:
+        model = cls(small(id), schema, state, described)
+        run = TrainingRun(trainer, SamplerConfig(), monitor="x", validate=validate, save=save, **more)
+        model.train(stream, run)
+        return model.weights(), run.history, run.best_epoch
+
+    whole = train(Replay(batches, 3))  # type: ignore[arg-type]
+    at = [pickle.loads(one) for one in saved]
+    place = next(
+        one for one in at if one["training"]["at"].steps == kept and (kept != 4 or one["training"]["at"].epoch == 1)
+    )
+
+    class Rest:
+        """What is left of the stream after the checkpoint, as ghee gives it."""
+
+        def epochs(self) -> Any:
+            done, within = divmod(kept, 4)
+            for number in range(done, 3):
+                yield batches[within if number == done else 0 :]
+
+    again = train(Rest(), restored=place)
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in again[1]] == [
+        {k: v for k, v in row.items() if k != "seconds"} for row in whole[1]
+    ]
+    assert again[2] == whole[2]
+    for name, tensor in whole[0].items():
+        assert torch.equal(again[0][name], tensor), name
 
 
 @settings(max_examples=25)

@@ -49,7 +49,6 @@ def keep(given: Settings, folder: Path, ndcg: float = 0.5) -> str:
     handle = tracking.start("popularity", model.config, given, "0123abcd")
     with tracking.RunLog(handle, given) as log:
         log.metrics({"loss": 1.0, "valid_ndcg@10": ndcg}, 0)
-        log.metrics({"ndcg@10": ndcg}, 0)
         log.dataset("d" * 32, 600)
         saved = artifact.save(model, given, {"ndcg@10": ndcg}, folder)
         uri = log.model(model, saved, {"ndcg@10": ndcg}, {"ghee.model": "popularity"})
@@ -80,7 +79,21 @@ def test_a_model_is_registered_promoted_loaded_and_served_as_pyfunc(store: str, 
     assert run.info.status == "FINISHED"
     assert run.data.metrics["ndcg_at_10"] == 0.4
     assert run.data.params["data.unknown"] == "fallback"
+    assert run.data.tags["mlflow.source.name"] == "ghee-models train"
     assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 32
+
+
+def test_a_rank_that_was_killed_after_registering_registers_once(store: str, tmp_path: Path) -> None:
+    given = settings(store, register_as="items", alias="candidate")
+    model, _ = fitted(registry.load_class("popularity"))
+    handle = tracking.start("popularity", model.config, given, "0123abcd")
+    saved = artifact.save(model, given, {}, tmp_path / "m", training="abc")
+    assert artifact.is_of(saved, "abc")
+    assert not artifact.is_of(saved, "abd")
+    for _attempt in range(2):
+        with tracking.RunLog(handle, given) as log:
+            assert log.model(model, saved, {"ndcg@10": 0.5}, {}) == "models:/items/1"
+    assert [version.version for version in MlflowClient(store).search_model_versions("name = 'items'")] == [1]
 
 
 def test_a_long_parameter_is_not_cut_in_silence(store: str, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ class Plan:
     """The seed of the order of the splits; None: that of the simulation."""
     slow: tuple[int, ...] = ()
     fails: bool = False
+    changes: int = 0
+    """How often the number of worlds of some elastic stage changes."""
 
 
 class SimRank:
@@ -124,32 +126,52 @@ class Reader(SimRank):
 
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         super().__init__(sim, rank, rules)
-        self.reading: deque[tuple[m.Read, int]] = deque()
+        self.reading: list[tuple[m.Read, int]] = []
+        """What it reads, the innermost last."""
+        self.reads: deque[m.Read] = deque()
+        self.urgent: deque[m.Read] = deque()
+        self.given_back: set[tuple[int, int]] = set()
         self.tell(m.Idle(rank))
 
     def other(self, action: m.Action) -> None:
+        if isinstance(action, m.GiveBack):
+            self.given_back.add((action.epoch, action.split))
+            return
         assert isinstance(action, m.Read)
-        self.reading.append((action, 0))
+        (self.urgent if action.only is not None or action.now else self.reads).append(action)
 
     def step(self) -> bool:
-        if self.reading:
-            read, seq = next((entry for entry in self.reading if entry[0].only is not None), self.reading[0])
-            epoch, split = read.epoch, read.split
-            if read.only is None and self.held(epoch, split) >= self.sim.plan.room:
-                return False
-            self.reading.remove((read, seq))
-            batches = self.sim.plan.splits[self.sim.coordinator.source.order(epoch)[split]]
-            if seq < batches:
-                if seq not in read.skip and (read.only is None or seq in read.only):
-                    self.make((epoch, split, seq), read.redo)
-                    self.rows[epoch] += 0 if read.redo else ROWS
-                self.reading.append((read, seq + 1))
-            else:
-                self.tell(m.SplitDone(self.rank, epoch, split, batches, batches * ROWS, read.only is not None))
-                if read.only is None:
-                    self.tell(m.Idle(self.rank))
+        if not self.reading:
+            if not self.urgent and not self.reads:
+                return self.acknowledge_ends()
+            self.reading.append(((self.urgent or self.reads).popleft(), 0))
             return True
-        return self.acknowledge_ends()
+        read, seq = self.reading[-1]
+        epoch, split = read.epoch, read.split
+        if read.only is None and (epoch, split) in self.given_back:
+            self.given_back.remove((epoch, split))
+            self.reading.pop()
+            self.tell(m.GaveBack(self.rank, epoch, split))
+            if not read.now:
+                self.tell(m.Idle(self.rank))
+            return True
+        if read.only is None and self.held(epoch, split) >= self.sim.plan.room:
+            if not self.urgent:
+                return False
+            self.reading.append((self.urgent.popleft(), 0))
+            return True
+        batches = self.sim.plan.splits[self.sim.coordinator.source.order(epoch)[split]]
+        if seq < batches:
+            if seq not in read.skip and (read.only is None or seq in read.only):
+                self.make((epoch, split, seq), read.redo)
+                self.rows[epoch] += 0 if read.redo else ROWS
+            self.reading[-1] = (read, seq + 1)
+        else:
+            self.reading.pop()
+            self.tell(m.SplitDone(self.rank, epoch, split, batches, batches * ROWS, read.only is not None))
+            if read.only is None and not read.now:
+                self.tell(m.Idle(self.rank))
+        return True
 
 
 class Mapper(SimRank):
@@ -339,13 +361,35 @@ class Simulation:
         ]
         rows = [batches * ROWS for batches in plan.splits]
         self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows), retries, plan.start)
-        ids = [RankId(s.index, i) for s in plan.stages for i in range(s.ranks)]
-        for rank in ids:
-            self.add(rank)
+        for stage in plan.stages:
+            for index in range(stage.ranks if stage.begin is None else stage.begin * stage.world):
+                self.add(RankId(stage.index, index))
         self.most_held = 0
         self.dead: set[RankId] = set()
         self.deaths: deque[m.Died] = deque()
         self.crashes = plan.crashes
+        self.changes = plan.changes
+        self.joined_late: list[RankId] = []
+        self.left: list[RankId] = []
+
+    def scale(self) -> bool:
+        """The number of worlds of an elastic stage changes, to any from one to all."""
+        elastic = [rules for rules in self.plan.stages if rules.begin is not None]
+        rules = self.random.choice(elastic)
+        self.changes -= 1
+        self.carry_out(self.coordinator.scale(rules.index, self.random.randint(1, rules.ranks // rules.world)))
+        return True
+
+    def leave(self, rank: RankId) -> None:
+        """A world is stopped that was to leave: nothing in its outbox, nothing on its way to it that counts."""
+        if rank in self.dead:
+            return
+        member = self.ranks.pop(rank)
+        assert not +member.outbox, f"{rank} leaves with {member.outbox} in its outbox"
+        alive = [pair for pair in self.between if rank in pair and not self.dead.intersection(pair)]
+        assert not any(self.between[pair] for pair in alive), f"{rank} leaves with a batch on its way"
+        assert not self.to_rank.pop(rank), f"{rank} was told something after it had left"
+        self.left.append(rank)
 
     def add(self, rank: RankId) -> None:
         """A rank comes up."""
@@ -391,6 +435,13 @@ class Simulation:
             elif isinstance(action, m.Restart):
                 for rank in action.ranks:
                     self.add(rank)
+            elif isinstance(action, m.Start):
+                for rank in action.ranks:
+                    self.joined_late.append(rank)
+                    self.add(rank)
+            elif isinstance(action, m.Left):
+                for rank in action.ranks:
+                    self.leave(rank)
             elif action.rank in self.to_rank:
                 self.to_rank[action.rank].append(action)
             elif action.rank not in self.dead:
@@ -417,6 +468,8 @@ class Simulation:
             moves = self.moves() + [rank.step for rank in self.ranks.values()]
             if self.crashes and self.random.random() < 0.03:
                 moves.append(self.crash)
+            if self.changes and self.random.random() < 0.05:
+                moves.append(self.scale)
             self.random.shuffle(moves)
             self.slowed = False
             assert any(move() for move in moves) or self.slowed, "the run is stuck: nothing can move"

@@ -9,7 +9,9 @@ Example:
 
 from ghee import context, errors
 from ghee.checkpoints import checkpoint, restored
+from ghee.launch.kubernetes import Kubernetes
 from ghee.pipeline import Pipeline, branches, read
+from ghee.resources import auto
 from ghee.run import Run, resume, run
 from ghee.stream import Batches, Epoch
 
@@ -17,8 +19,8 @@ from ghee.stream import Batches, Epoch
 rank, size, stage = context.rank, context.size, context.stage
 
 __all__ = [
-    "read", "branches", "Pipeline",
-    "run", "resume", "Run",
+    "read", "branches", "auto", "Pipeline",
+    "run", "resume", "Run", "Kubernetes",
     "checkpoint", "restored",
     "Batches", "Epoch",
     "rank", "size", "stage",

@@ -38,6 +38,11 @@ class Checkpoints:
 
     def save(self, number: int, rank: int, value: object) -> None:
         """Write a rank's value, whole or not at all. Raises CheckpointError for what cannot be pickled or written."""
+        if not self.folder.is_dir():
+            raise CheckpointError(
+                f"the run's folder {self.folder} is not on this rank's machine, so the value of a checkpoint would be lost "
+                "with it: give the run a folder that all Pods share (ghee.Kubernetes(home=..., pods={'volumes': [...]}))"
+            )
         path = self._path(number, rank)
         unfinished = path.with_suffix(".part")
         try:

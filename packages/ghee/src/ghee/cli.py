@@ -3,6 +3,8 @@
     ghee run train.py:pipeline --set epochs=3 --set preprocess.replicas=4
     ghee explain train.py:pipeline
     ghee resume 20261124-101500-a1b2c3
+    ghee run train.py:pipeline --on kubernetes --image registry/team/train:1.2 --detach
+    ghee ps | ghee attach ghee-a1b2c3 | ghee cancel ghee-a1b2c3
 
 Exit codes: 0 the run ended well; 1 it failed; 2 the command or the pipeline is wrong, nothing was started; 130 Ctrl-C.
 """
@@ -22,6 +24,8 @@ from ghee.pipeline import Pipeline
 from ghee.pipeline_file import find_pipeline, stage_options
 
 if TYPE_CHECKING:
+    from ghee.launch.kubernetes import Kubernetes
+    from ghee.remote import RemoteRun
     from ghee.run import Run
 
 RUN_FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -49,9 +53,12 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         if parsed.command == "resume":
             began = True
             return _resume(parsed)
+        if parsed.command in _ON_CLUSTER:
+            began = True
+            return _ON_CLUSTER[parsed.command](parsed)
         pipeline = find_pipeline(parsed.pipeline, parsed.set)
         if parsed.command == "explain":
-            print(pipeline)
+            _explain(pipeline, parsed)
             return 0
         began = True
         return _run(pipeline, parsed)
@@ -70,7 +77,54 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
 def _run(pipeline: Pipeline, parsed: argparse.Namespace) -> int:
     from ghee.run import run
 
-    return _show(run(pipeline, on=parsed.on, progress=parsed.progress, metrics=parsed.metrics, trace=parsed.trace))
+    on = _settings(parsed) if parsed.on == "kubernetes" else parsed.on
+    handle = run(pipeline, on=on, progress=parsed.progress, metrics=parsed.metrics, trace=parsed.trace, detach=parsed.detach)
+    if parsed.detach:
+        print(f"run {handle.id} goes on by itself: ghee attach {handle.id} follows it, ghee cancel {handle.id} ends it")
+        return 0
+    return _show(handle)
+
+
+def _explain(pipeline: Pipeline, parsed: argparse.Namespace) -> None:
+    if parsed.on != "kubernetes":
+        print(pipeline)
+        return
+    from ghee.remote import manifests
+
+    print(manifests(pipeline, _settings(parsed)))
+
+
+def _settings(parsed: argparse.Namespace) -> Kubernetes:
+    from ghee.launch.kubernetes import Kubernetes
+
+    image = getattr(parsed, "image", None)
+    return Kubernetes(image=image, namespace=parsed.namespace, context=parsed.context, kubeconfig=parsed.kubeconfig)
+
+
+def _attach(parsed: argparse.Namespace) -> int:
+    from ghee.remote import attach
+
+    return _show(attach(parsed.run, _settings(parsed), line=print))
+
+
+def _cancel(parsed: argparse.Namespace) -> int:
+    from ghee.launch.kubernetes import cancel_driver
+
+    cancel_driver(parsed.run, _settings(parsed))
+    print(f"run {parsed.run} is cancelled")
+    return 0
+
+
+def _ps(parsed: argparse.Namespace) -> int:
+    from ghee.launch.kubernetes import list_drivers
+
+    for found in list_drivers(_settings(parsed)):
+        state = next((name for name in ("active", "succeeded", "failed") if found[name]), "waiting")
+        print(f"{found['id']}  {found['created']}  {state}")
+    return 0
+
+
+_ON_CLUSTER = {"attach": _attach, "cancel": _cancel, "ps": _ps}
 
 
 def _resume(parsed: argparse.Namespace) -> int:
@@ -82,7 +136,7 @@ def _resume(parsed: argparse.Namespace) -> int:
     ))  # fmt: skip
 
 
-def _show(handle: Run) -> int:
+def _show(handle: Run | RemoteRun) -> int:
     print(handle.report)
     for stage, results in handle.results.items():
         if results[0] is not None:
@@ -122,6 +176,21 @@ def _parser() -> argparse.ArgumentParser:
     explains = commands.add_parser("explain", help="print a pipeline as a tree with its resources; nothing is run")
     resumes = commands.add_parser("resume", help="go on with a run that was killed, cancelled or has failed")
     resumes.add_argument("run", metavar="RUN", help="its id, as the run has printed it; its folder is in ~/.cache/ghee/runs")
+    runs.add_argument("--detach", action="store_true", help="on a cluster: start it and leave it alone")
+    explains.add_argument("--on", choices=("local", "kubernetes"), default="local",
+                          help="kubernetes: print the manifests of the Jobs that a run would create")  # fmt: skip
+    follows = commands.add_parser("attach", help="follow a detached run on a cluster")
+    cancels = commands.add_parser("cancel", help="end a run on a cluster; deletes its Pods")
+    lists = commands.add_parser("ps", help="list the runs on a cluster")
+    for command in (follows, cancels):
+        command.add_argument("run", metavar="RUN", help="its id, as ghee ps lists it")
+    for command in (runs, explains):
+        command.add_argument("--image", help="on a cluster: the image of the driver and of every stage that names none")
+    for command in (runs, explains, follows, cancels, lists):
+        for option in ("namespace", "context", "kubeconfig"):
+            command.add_argument(f"--{option}", help="on a cluster: as kubectl's (default: what kubectl uses)")
+    for command in (follows, cancels, lists):
+        command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     for command in (runs, explains):
         command.add_argument("pipeline", metavar="FILE:PIPELINE", help=_PIPELINE_HELP)
     for command in (runs, explains, resumes):
@@ -129,8 +198,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     for command in (runs, resumes):
         command.add_argument(
-            "--on", choices=("local", "inline"), default="local",
-            help="local: MPI processes on this machine (default); inline: threads, for a debugger",
+            "--on", choices=("local", "inline", "kubernetes") if command is runs else ("local", "inline"), default="local",
+            help="local: MPI processes on this machine (default); inline: threads, for a debugger; kubernetes: Pods",
         )  # fmt: skip
         command.add_argument("--progress", action=argparse.BooleanOptionalAction, default=None,
                              help="show what happens while it runs (default: on a terminal)")  # fmt: skip

@@ -13,7 +13,8 @@ class Place:
     """A rank's place in its run.
 
     `folder` is the run's; `inline` says that the ranks are threads of one process; `world` names the MPI world among
-    those of the run; `gpus` is what the stage asked for in each replica. `at_end` is called when every rank of the run
+    those of the run; `gpus` is what the stage asked for in each replica; `address` is the IP of the rank's Pod, empty where
+    all ranks share this machine. `at_end` is called when every rank of the run
     has returned, last added first. `stream` holds the `Batches` of a loop's rank.
     """
 
@@ -24,6 +25,7 @@ class Place:
     inline: bool
     world: str = ""
     gpus: int = 0
+    address: str = ""
     at_end: list[Callable[[], None]] = field(default_factory=list)
     stream: list[Any] = field(default_factory=list)
 

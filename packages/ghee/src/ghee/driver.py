@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ghee.protocol.messages import Action, Event, RankId
 from ghee.rank import run_rank
 from ghee.report import Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
+from ghee.scaling import Scaling, advise, numbers_of
 from ghee.task import RankTask
 from ghee.trace import TraceSettings
 from ghee.transfer.contract import Message
@@ -69,6 +71,9 @@ class Driver:
         self._start = start or Start()
         self._journal = journal
         self._restarts: list[str] = list(restarts)
+        self.changes: list[str] = []
+        self._replicas = numbers_of(plan, journal.of_kind("scale") if journal is not None else ())
+        self._left: list[tuple[float, str]] = []
         self._observe = observe
         self._observed = 0.0
         self._began = time.time()
@@ -102,17 +107,17 @@ class Driver:
         try:
             self._splits = self.plan.source.splits()
             self._write_beginning()
-            worlds = self._worlds()
-            self.launcher.check(worlds)
+            self.launcher.check(self._worlds(at_most=True))
             for sink in sinks:
                 sink.prepare()
                 prepared.append(sink)
             self._endpoint = self.launcher.endpoint()
-            rules = [stage.rules for stage in self.plan.stages]
+            rules = [replace(stage.rules, begin=self._replicas.get(stage.index)) for stage in self.plan.stages]
             self._coordinator = Coordinator(rules, self._source_rules(), self._retries, self._start.positions)
+            self._scaling = Scaling(self.plan, self._coordinator, self.launcher.cores)
             edges = self._coordinator.edges
             self._balanced.update((edge.rules.index, epoch) for edge in edges for epoch in range(edges[0].first))
-            self.launcher.start(worlds)
+            self.launcher.start(self._worlds())
             self._start_hosted()
             self._carry_out(self._coordinator.start())
             self._follow()
@@ -171,7 +176,8 @@ class Driver:
 
         return SourceRules(self.plan.epochs, order, [split.rows for split in self._splits])
 
-    def _worlds(self) -> list[World]:
+    def _worlds(self, at_most: bool = False) -> list[World]:
+        """The worlds that the run begins with, or all that there may ever be."""
         worlds = []
         for stage in self.plan.stages:
             if stage.hosted:
@@ -182,9 +188,12 @@ class Driver:
                 size = stage.resources.ranks
                 worlds += [
                     World(stage.index, stage.name, replica, replica * size, size)
-                    for replica in range(stage.resources.replicas)
+                    for replica in range(stage.resources.replicas if at_most else self._replicas_of(stage))
                 ]
         return worlds
+
+    def _replicas_of(self, stage: PlannedStage) -> int:
+        return self._replicas.get(stage.index, stage.resources.replicas)
 
     def _start_hosted(self) -> None:
         for stage in self.plan.stages:
@@ -258,6 +267,7 @@ class Driver:
                 elif isinstance(event, m.Failed):
                     self._look_for_first_cause(event)
             self._carry_out(self._coordinator.on(*events))
+            self._scale()
             self._show()
         if isinstance(self._outcome, m.Fail):
             raise self._error_of(self._outcome)
@@ -283,6 +293,10 @@ class Driver:
                 self._outcome = action
             elif isinstance(action, m.Restart):
                 self._restart(action)
+            elif isinstance(action, m.Start):
+                self._start_world(action.ranks)
+            elif isinstance(action, m.Left):
+                self._stop_world(action.ranks)
             elif isinstance(action, m.Record):
                 self._record(action)
             elif isinstance(action, m.GaveUp):
@@ -294,21 +308,55 @@ class Driver:
 
     def _restart(self, action: m.Restart) -> None:
         """Start a world again that has died, and have the others forget the old one."""
-        gone = []
-        for rank in action.ranks:
-            old = rank._replace(life=rank.life - 1)
-            self._waiting.pop(old, None)
-            self._times_of_dead.append((old, self._times.pop(old, Times())))
-            address = self._addresses.pop(old, None)
-            if address is not None:
-                self._endpoint.forget(address)
-                gone.append(address)
-        first = action.ranks[0]
-        stage, size = self.plan.stages[first.stage], len(action.ranks)
+        gone = self._forget([rank._replace(life=rank.life - 1) for rank in action.ranks])
+        for address in gone:
+            self._endpoint.forget(address)
         self._restarts.append(action.reason.splitlines()[0])
-        self.launcher.start([World(first.stage, stage.name, first.index // size, first.index, size, first.life)])
+        self._start_world(action.ranks)
+        self._say_gone(gone)
+
+    def _start_world(self, ranks: Sequence[RankId]) -> None:
+        first, size = ranks[0], len(ranks)
+        name = self.plan.stages[first.stage].name
+        self.launcher.start([World(first.stage, name, first.index // size, first.index, size, first.life)])
+
+    def _stop_world(self, ranks: Sequence[RankId]) -> None:
+        """A world has left in order: its processes end by themselves, and that is no death."""
+        gone = self._forget(ranks)
+        for address in gone:
+            self._endpoint.send(address, [pickle.dumps(Instructions([], {}, stop=True))])
+            self._left.append((time.monotonic() + STOP_SECONDS, address))
+        self._say_gone(gone)
+
+    def _forget(self, ranks: Sequence[RankId]) -> list[str]:
+        """Strike ranks off; returns the addresses of those that had joined."""
+        gone = []
+        for rank in ranks:
+            self._waiting.pop(rank, None)
+            self._times_of_dead.append((rank, self._times.pop(rank, Times())))
+            address = self._addresses.pop(rank, None)
+            if address is not None:
+                gone.append(address)
+        return gone
+
+    def _say_gone(self, gone: Sequence[str]) -> None:
         for address in self._addresses.values():
             self._endpoint.send(address, [pickle.dumps(Instructions([], {}, gone=tuple(gone)))])
+
+    def _scale(self) -> None:
+        """Start and end replicas where the numbers that were measured ask for it."""
+        now = time.monotonic()
+        while self._left and self._left[0][0] < now:
+            self._endpoint.forget(self._left.pop(0)[1])
+        for change in self._scaling.decide(now, self._times, self._addresses.__contains__):
+            self.changes.append(f"after {time.time() - self._began:.1f} s: {change.reason}")
+            if change.after == change.before:
+                continue
+            self._replicas[change.stage] = change.after
+            if self._journal is not None:
+                name = self.plan.stages[change.stage].name
+                self._journal.append(kind="scale", stage=name, replicas=change.after, reason=change.reason)
+            self._carry_out(self._coordinator.scale(change.stage, change.after))
 
     def _give_up(self, action: m.GaveUp) -> None:
         """A branch has failed: stop its ranks and go on without them."""
@@ -408,8 +456,9 @@ class Driver:
             times = [(rank.index, self._times[rank]) for rank in list(self._times) if rank.stage == stage.index]
             times += [(rank.index, dead) for rank, dead in self._times_of_dead if rank.stage == stage.index]
             entries = [entry for (index, _), entry in list(ledger.entries.items()) if index == stage.index]
-            stages.append(summarize_stage(stage.name, stage.kind, stage.size, times, entries))
-            stages[-1].replicas, stages[-1].hosted = stage.size // stage.ranks_of_world or 1, stage.hosted
+            there = self._replicas_of(stage) * stage.ranks_of_world if stage.elastic else stage.size
+            stages.append(summarize_stage(stage.name, stage.kind, there, times, entries))
+            stages[-1].replicas, stages[-1].hosted = there // stage.ranks_of_world or 1, stage.hosted
             stages[-1].most_replicas = self._most_replicas(stage)
         ends = [s.index for s in self.plan.stages if not self._coordinator.children[s.index]]
         firsts = [t.first_batch for r, t in list(self._times.items()) if r.stage in ends and t.first_batch]
@@ -420,11 +469,14 @@ class Driver:
             for stage, error in list(self.failures.items())
         ]
         limit = find_limit(stages, [stage.parent for stage in self.plan.stages], self.launcher.cores)
+        elastic = self.plan.stages[limit.stage].elastic if limit.stage is not None else None
+        advice = advise(limit.advice, elastic, stages[limit.stage or 0].replicas)
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
-            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, limit.advice,
+            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
             list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
+            changes=list(self.changes),
         )  # fmt: skip
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import linecache
 import os
 import pickle
+import re
 import sysconfig
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import cloudpickle
@@ -112,12 +113,23 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+def with_source(failure: Failure) -> Failure:
+    """The same with the text of the user's line: a rank on a cluster has no file to read it from, the user has."""
+    found = re.fullmatch(r"(.+):(\d+) in \S+", failure.line)
+    source = linecache.getline(found[1], int(found[2])).strip() if found else ""
+    return replace(failure, line=f"{failure.line}: {source}") if source else failure
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file belongs to the standard library, an installed package or ghee."""
+    return file.startswith((_OURS, *_INSTALLED, "<frozen")) or "site-packages" in file
+
+
 def users_line(trace: TracebackType | None) -> str:
     """The innermost line that is neither ours nor an installed package's: `file:line in function: source`."""
     best: traceback.FrameSummary | None = None
     for frame in traceback.extract_tb(trace):
-        installed = frame.filename.startswith((_OURS, *_INSTALLED, "<frozen")) or "site-packages" in frame.filename
-        if not installed and not frame.filename.endswith(_CYTHON):
+        if not is_installed(frame.filename) and not frame.filename.endswith(_CYTHON):
             best = frame
     if best is None:
         return ""

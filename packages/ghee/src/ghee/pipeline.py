@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ghee.errors import PipelineError
 from ghee.protocol.messages import Tail, WhenSlow
-from ghee.resources import Resources, format_bytes, parse_bytes, parse_resources
+from ghee.resources import Auto, Resources, format_bytes, parse_bytes, parse_resources
 
 Kind = Literal["read", "map", "loop", "write"]
 
@@ -64,7 +64,7 @@ class Pipeline:
         function: Callable[..., Any],
         *,
         name: str | None = None,
-        replicas: int = 1,
+        replicas: int | Auto = 1,
         ranks: int = 1,
         cpus: float | str = 1,
         memory: int | str | None = None,
@@ -76,8 +76,8 @@ class Pipeline:
 
         A class is built once in each rank and its instances are called for each batch: load a model once, predict often.
         A method `close` of a class or callable object is called at the end. Each replica is an MPI world of its own, of
-        `ranks` ranks. `credit` is in bytes: what may lie before each rank, half of it in its
-        inbox and half in its senders' outboxes.
+        `ranks` ranks; `replicas=ghee.auto(min, max)` has as many as are needed. `credit` is in bytes: what may lie before
+        each rank, half of it in its inbox and half in its senders' outboxes.
         """
         resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
         _callable("map", function)
@@ -112,7 +112,9 @@ class Pipeline:
         room for: the others wait for it ("wait"), it goes past and is counted as skipped ("skip"), or it goes past and is
         read and preprocessed again for this loop alone ("reread").
         """
-        resources = parse_resources(replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image)
+        resources = parse_resources(
+            replicas=replicas, ranks=ranks, cpus=cpus, memory=memory, gpus=gpus, image=image, fixed=_LOOP_IS_FIXED
+        )
         _callable("loop", function)
         try:
             rule = Tail(tail)
@@ -138,6 +140,8 @@ class Pipeline:
         partition_by: str | list[str] | None = None,
         rows_per_file: int | None = None,
         filesystem: Any = None,
+        storage_options: Mapping[str, Any] | None = None,
+        patience: float | None = None,
         replicas: int = 1,
         cpus: float | str = 1,
         memory: int | str | None = None,
@@ -147,10 +151,11 @@ class Pipeline:
 
         Files appear whole or not at all, when the run has ended well; `_ghee.json` beside them carries the row counts.
         """
-        resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image)
+        resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image, fixed=_WRITE_IS_FIXED)
         options = {
             "mode": mode, "format": format, "partition_by": partition_by,
-            "rows_per_file": rows_per_file, "filesystem": filesystem,
+            "rows_per_file": rows_per_file, "filesystem": filesystem, "storage_options": storage_options,
+            "patience": patience,
         }  # fmt: skip
         options = {key: value for key, value in options.items() if value is not None}
         return self._grow(Stage("write", name, self._end("write"), resources, payload=target, options=options))
@@ -184,13 +189,15 @@ def read(
     format: str | None = None,
     filesystem: Any = None,
     schema: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    patience: float | None = None,
     start: Any = None,
     until: Any = None,
     group: str | None = None,
     decode: Literal["json", "arrow"] | Callable[[bytes], Any] | None = None,
     poison: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    replicas: int | None = None,
+    replicas: int | Auto | None = None,
     cpus: float | str = 1,
     memory: int | str | None = None,
     image: str | None = None,
@@ -201,6 +208,8 @@ def read(
     made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
     `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
     `replicas` gives the reading a stage of its own. `schema` (pyarrow.Schema) gives types to CSV and JSON.
+    `storage_options` are the store's own (docs/storage.md); `patience` is for how many seconds a store may be away before
+    the run fails.
 
     For topics, `kafka://host:port/topic`: `start` and `until` are "earliest", "latest", a datetime, or offsets by partition;
     without `until` the stream has no end. `group` shares the partitions with others of that consumer group and commits what
@@ -219,6 +228,7 @@ def read(
     options = {
         "columns": columns, "filter": filter, "batch_size": batch_size, "shuffle": shuffle,
         "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem, "schema": schema,
+        "storage_options": storage_options, "patience": patience,
         "start": start, "until": until, "group": group, "decode": decode, "poison": poison, "settings": settings,
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
@@ -280,6 +290,8 @@ def names_of(stages: Iterable[Stage]) -> dict[Stage, str]:
     return names
 
 
+_LOOP_IS_FIXED = "the ranks of a loop are one MPI world, which cannot grow or shrink; ghee.auto is for map stages"
+_WRITE_IS_FIXED = "each rank of a sink writes files of its own until the end; ghee.auto is for map stages"
 _RESOURCES = ("replicas", "ranks", "cpus", "memory", "gpus", "image")
 _OVERRIDES = {
     "read": (
@@ -335,7 +347,7 @@ def _with_options(stage: Stage, options: dict[str, Any]) -> Stage:
     """A stage made again by the method that made it, so that every value is checked as it was there."""
     if not options:
         return stage
-    resources = {name: getattr(stage.resources, name) for name in _RESOURCES}
+    resources = {name: getattr(stage.resources, name) for name in _RESOURCES} | {"replicas": stage.resources.asked}
     if stage.kind == "read":
         given = resources if stage.own_ranks else {**resources, "replicas": None}
         kept = {name: given[name] for name in ("replicas", "cpus", "memory", "image")}

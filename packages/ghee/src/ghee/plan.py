@@ -15,7 +15,7 @@ from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
 from ghee.protocol.credit import inbox_share, outbox_share
 from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import Tail, WhenSlow
-from ghee.resources import Resources
+from ghee.resources import Auto, Resources
 
 PREFETCH = 8
 """Batches that a map rank may hold: enough to hide the way there and back, few enough that a slow rank hoards none."""
@@ -61,13 +61,18 @@ class PlannedStage:
         return self.size if self.one_world else self.resources.ranks
 
     @property
+    def elastic(self) -> Auto | None:
+        """Between which numbers its replicas follow what is needed."""
+        return None if self.hosted else self.resources.auto
+
+    @property
     def rules(self) -> StageRules:
         """What the protocol needs to know."""
         most = PREFETCH if self.kind == "map" else 1 << 30
         return StageRules(
             self.index, self.kind, self.parent, self.size, inbox_share(self.credit), most,  # type: ignore[arg-type]
             self.ordered, self.tail, self.depth, self.after_loop, self.ranks_of_world,
-            self.when_slow, self.may_fail,
+            self.when_slow, self.may_fail, self.elastic.min if self.elastic else None,
         )  # fmt: skip
 
 

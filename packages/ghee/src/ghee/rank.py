@@ -37,17 +37,19 @@ def run_rank(
     *,
     inline: bool = False,
     task: RankTask | None = None,
+    address: str = "",
 ) -> None:
     """Join the run, do the task, tell how it ended, and wait to be stopped.
 
-    The task comes from the driver unless it is given: what runs in the driver's own process need not pickle.
+    The task comes from the driver unless it is given: what runs in the driver's own process need not pickle. `address` is
+    the IP of the rank's Pod on a cluster.
     """
     place = _Where(manager.rank, stage)
     try:
         blob = manager.join(os.getpid())
         task = task or _load(blob)
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
-        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus))
+        context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus, address))
         manager.configure(task.settings)
         if task.trace is not None:
             manager.write_trace(task.trace, task.stage)
@@ -199,13 +201,14 @@ class _Reader:
                 manager.tell(_epoch_done(manager, step.epoch, step.batches, self._said[step.epoch]))
             else:
                 self._read(step)
-                if step.only is None:
+                if step.only is None and not step.now:
                     manager.tell(m.Idle(manager.rank))
         self._function.close()
         if hasattr(self._source, "close"):
             self._source.close()
 
     def _read(self, step: m.Read) -> None:
+        """Read a split to its end, or until another rank is to go on with it."""
         manager, batches, rows = self._manager, 0, 0
         for batch in self._batches(step):
             name = (step.epoch, step.split, batches)
@@ -213,10 +216,13 @@ class _Reader:
             batches, rows = batches + 1, rows + count
             if name[2] in step.skip or (step.only is not None and name[2] not in step.only):
                 continue
-            while step.only is None and not manager.wait_for_room(name[:2]):
+            while not manager.gives_back(step) and step.only is None and not manager.wait_for_room(name[:2]):
                 urgent = manager.urgent_read()
                 if urgent is not None:
                     self._read(urgent)
+            if manager.gives_back(step):
+                manager.tell(m.GaveBack(manager.rank, step.epoch, step.split))
+                return
             self._place.at(name)
             manager.begin()
             manager.times.batches_in += 1

@@ -96,6 +96,7 @@ class Report:
     failures: list[str] = field(default_factory=list)
     limiting: str = ""
     notes: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
 
     def stage(self, name: str) -> StageReport:
         """The report of a stage, by its name."""
@@ -136,6 +137,7 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [f"changed {reason}" for reason in self.changes]
         lines += [
             f"{s.name} set {s.set_aside:,} messages aside, which could not be decoded" for s in self.stages if s.set_aside
         ]

@@ -12,12 +12,46 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "
 _MEMORY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]i?)?[bB]?\s*")
 
 
+_AUTO = re.compile(r"\s*auto\(\s*([0-9]+)\s*,\s*([0-9]+)\s*\)\s*")
+
+
+@dataclass(frozen=True)
+class Auto:
+    """A number of replicas that follows what is needed. Made by `ghee.auto`."""
+
+    min: int
+    max: int
+
+    def __str__(self) -> str:
+        return f"auto({self.min}, {self.max})"
+
+
+def auto(min: int, max: int) -> Auto:
+    """As many replicas of a map as its trainer needs, from `min` to `max`: `.map(preprocess, replicas=ghee.auto(1, 8))`.
+
+    The run begins with `min`. The number follows how long the trainer waits and what a replica makes, up and down, in one
+    step; the report and the journal say why it changed. Raises ResourceError where the bounds mean nothing.
+    """
+    for name, value in (("min", min), ("max", max)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ResourceError(
+                f"ghee.auto({min!r}, {max!r}): {name}={value!r}, expected a whole number of at least 1, "
+                "such as ghee.auto(1, 8)"
+            )
+    if min > max:
+        raise ResourceError(
+            f"ghee.auto({min}, {max}): min is larger than max; the bounds are (least, most), such as ghee.auto({max}, {min})"
+        )
+    return Auto(min, max)
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one replica of a stage gets.
 
     `cpus` may be a fraction; `memory` is in bytes, None for as much as there is; `ranks` is the number of MPI ranks in
-    each replica; `image` is the Docker image on a cluster.
+    each replica; `image` is the Docker image on a cluster. Where the number of replicas follows what is needed (`auto`),
+    `replicas` is the most.
     """
 
     replicas: int = 1
@@ -26,14 +60,20 @@ class Resources:
     memory: int | None = None
     gpus: int = 0
     image: str | None = None
+    auto: Auto | None = None
 
     @property
     def size(self) -> int:
         """Ranks of the stage, over all replicas."""
         return self.replicas * self.ranks
 
+    @property
+    def asked(self) -> int | Auto:
+        """The replicas as the user asked for them."""
+        return self.auto or self.replicas
+
     def __str__(self) -> str:
-        parts = [f"replicas={self.replicas}"]
+        parts = [f"replicas={self.asked}"]
         parts += [f"ranks={self.ranks}"] if self.ranks != 1 else []
         parts += [f"cpus={self.cpus:g}"]
         parts += [f"memory={format_bytes(self.memory)}"] if self.memory is not None else []
@@ -50,9 +90,22 @@ def parse_resources(
     memory: object = None,
     gpus: object = 0,
     image: object = None,
+    fixed: str = "",
 ) -> Resources:
-    """Check and convert what a user wrote. Raises ResourceError that lists every problem at once."""
+    """Check and convert what a user wrote. Raises ResourceError that lists every problem at once.
+
+    `fixed` says why the number of replicas cannot follow what is needed, where it cannot.
+    """
     problems: list[str] = []
+    follows: Auto | None = None
+    if isinstance(replicas, str) and (match := _AUTO.fullmatch(replicas)):
+        replicas = auto(int(match[1]), int(match[2]))
+    if isinstance(replicas, Auto) and fixed:
+        problems.append(f"replicas={replicas}: {fixed}; give a number, such as replicas={replicas.max}")
+        replicas = 1
+    elif isinstance(replicas, Auto):
+        follows = replicas
+        replicas = follows.max
 
     def whole(name: str, value: object, least: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -86,6 +139,7 @@ def parse_resources(
         bytes_of(memory),
         whole("gpus", gpus, 0),
         image if isinstance(image, str) else None,
+        follows,
     )
     if problems:
         raise ResourceError("; ".join(problems))

@@ -20,10 +20,12 @@ from ghee.driver import Driver
 from ghee.errors import CancelledError, CheckpointError, PipelineError
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
+from ghee.launch.kubernetes import Kubernetes, KubernetesLauncher
 from ghee.pipeline import Pipeline, override
 from ghee.plan import Plan, make_plan
 from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
+from ghee.remote import Outcome, RemoteRun, describe_error, lists_of, print_figures, submit
 from ghee.report import Report
 from ghee.resume import Start, start_of
 from ghee.trace import TraceSettings, merge
@@ -31,6 +33,12 @@ from ghee.trace import TraceSettings, merge
 if TYPE_CHECKING:
     from ghee.metrics import Metrics
     from ghee.progress import Progress
+
+REPORT_SECONDS = 1.0
+"""How often the driver of a run on a cluster tells its figures."""
+
+LOG_BYTES = 1 << 20
+"""What is brought home of each rank's log: its end."""
 
 KEPT_RUNS = 20
 """Folders of past runs that are kept (logs and reports)."""
@@ -178,7 +186,7 @@ class Run:
 
 def run(
     pipeline: Pipeline,
-    on: Literal["local", "inline"] | Launcher = "local",
+    on: Literal["local", "inline", "kubernetes"] | Kubernetes | Launcher = "local",
     *,
     wait: bool = True,
     progress: bool | None = None,
@@ -186,8 +194,10 @@ def run(
     resume: str | Mapping[str, Any] | None = None,
     metrics: int | str | Path | None = None,
     trace: str | Path | None = None,
-) -> Run:
-    """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline").
+    detach: bool = False,
+) -> Run | RemoteRun:
+    """Run a pipeline: on this machine as MPI processes ("local") or as threads of this process ("inline"), or on a cluster
+    ("kubernetes", where every stage names an image, or `ghee.Kubernetes(image=...)`).
 
     Waits for the end unless `wait=False`. `progress` shows what happens while it runs; by default where standard error
     is a terminal. `retries` is how often each replica of a reading or map stage is started again when it was killed:
@@ -204,6 +214,37 @@ def run(
     function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
     run and raises KeyboardInterrupt.
     """
+    if on == "kubernetes" or isinstance(on, Kubernetes):
+        cluster = on if isinstance(on, Kubernetes) else Kubernetes()
+        _refuse(resume=resume, metrics=metrics, trace=trace)
+        return _run_on_cluster(pipeline, cluster, retries, wait=wait, progress=progress, detach=detach)
+    if detach:
+        raise PipelineError('detach=True leaves a run on a cluster alone: it goes with on="kubernetes" only')
+    return _run_here(
+        pipeline, on, wait=wait, progress=progress, retries=retries, resume=resume, metrics=metrics, trace=trace
+    )
+
+
+def _refuse(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise PipelineError(f'{name}= is not there yet with on="kubernetes" (docs/flaws.md); leave it away')
+
+
+def _run_here(
+    pipeline: Pipeline,
+    on: str | Launcher,
+    *,
+    wait: bool,
+    progress: bool | None,
+    retries: int = RETRIES,
+    resume: str | Mapping[str, Any] | None = None,
+    metrics: int | str | Path | None = None,
+    trace: str | Path | None = None,
+    observe: Callable[[Report], None] | None = None,
+    launcher: Callable[[Plan, Path], Launcher] | None = None,
+) -> Run:
+    """`observe` is called with the figures now and then; `launcher` makes that of a cluster, in the driver's Pod."""
     plan = make_plan(pipeline)
     traced = _trace_file(trace)
     if resume is None:
@@ -226,8 +267,9 @@ def run(
 
     def attempt(start: Start, restarts: list[str]) -> Driver:
         return Driver(
-            plan, _launcher(on, folder, shown), folder.name, folder, retries=retries,
-            observe=shown.update if shown else None, start=start, journal=journal, restarts=restarts, trace=settings,
+            plan, launcher(plan, folder) if launcher else _launcher(on, folder, shown), folder.name, folder,
+            retries=retries, observe=observe or (shown.update if shown else None), start=start, journal=journal,
+            restarts=restarts, trace=settings,
         )  # fmt: skip
 
     told = _metrics(metrics)
@@ -246,6 +288,68 @@ def run(
             raise _interrupted(handle) from None
         handle._end()
     return handle
+
+
+def _run_on_cluster(
+    pipeline: Pipeline, settings: Kubernetes, retries: int, *, wait: bool, progress: bool | None, detach: bool
+) -> RemoteRun:
+    shown = _progress("on the cluster") if progress or (progress is None and sys.stderr.isatty()) else None
+
+    def line(text: str) -> None:
+        if shown is not None:
+            shown.line("cluster", text)
+        else:
+            print(text, flush=True)
+
+    handle = submit(
+        drive_in_pod, pipeline, settings, {"retries": retries}, detach=detach,
+        update=shown.update if shown else None, line=line,
+    )  # fmt: skip
+    if wait and not detach:
+        try:
+            while not handle.wait(3600):
+                pass
+        except KeyboardInterrupt:
+            handle.cancel()
+            raise
+        finally:
+            if shown is not None:
+                shown.close(handle.report)
+        handle._end()
+    return handle
+
+
+def drive_in_pod(pipeline: bytes, settings: Kubernetes, options: dict[str, Any]) -> Outcome:
+    """The driver of a run on a cluster, called in its Pod: the same as on one machine, but for the launcher."""
+    found: Pipeline = cloudpickle.loads(pipeline)
+    told = 0.0
+
+    def observe(report: Report) -> None:
+        nonlocal told
+        if time.monotonic() - told >= REPORT_SECONDS:
+            told = time.monotonic()
+            print_figures(report)
+
+    def launcher(plan: Plan, folder: Path) -> Launcher:
+        resources = {stage.index: (stage.resources, stage.one_world) for stage in plan.stages}
+        return KubernetesLauncher(settings, resources, folder / "logs", print_line)
+
+    run_id = os.environ.get("SWIMMY_RUN", "")
+    try:
+        handle = _run_here(
+            found, "kubernetes", wait=False, progress=False, retries=options["retries"], observe=observe, launcher=launcher
+        )
+    except Exception as error:
+        return Outcome(run_id, Report(run_id), describe_error(error))
+    handle.wait()
+    logs = {name: text[-LOG_BYTES:] for name, text in handle.logs().items()}
+    try:
+        results = {name: [cloudpickle.dumps(result) for result in of] for name, of in handle.results.items()}
+        failures = {name: describe_error(error) for name, error in handle.failures.items()}
+    except Exception as error:
+        return Outcome(run_id, handle.report, describe_error(error), logs=logs)
+    lists = {name: cloudpickle.dumps(written) for name, written in lists_of(found).items()}
+    return Outcome(run_id, handle.report, None, results, failures, lists, logs)
 
 
 def resume(
@@ -271,7 +375,7 @@ def resume(
     journal.close()
     if ends and ends[-1]["how"] == "finished":
         raise CheckpointError(f"run {run_id} has finished; there is nothing left to do. Its report is {folder}/report.json")
-    return run(
+    return _run_here(
         override(_kept(folder), options or {}), on, wait=wait, progress=progress, retries=retries, resume=run_id,
         metrics=metrics, trace=trace,
     )  # fmt: skip
@@ -343,7 +447,9 @@ def _launcher(on: Any, folder: Path, shown: Progress | None) -> Launcher:
 
         return LocalLauncher(folder / "logs", shown.line if shown else print_line)
     if isinstance(on, str):
-        raise PipelineError(f'on={on!r}: allowed are "local" (MPI processes on this machine) and "inline" (threads)')
+        raise PipelineError(
+            f'on={on!r}: allowed are "local" (MPI processes on this machine), "inline" (threads) and "kubernetes"'
+        )
     launcher: Launcher = on
     return launcher
 

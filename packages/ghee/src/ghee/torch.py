@@ -13,7 +13,10 @@ def train(batches):
 from __future__ import annotations
 
 import datetime
+import fcntl
 import os
+import socket
+import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,15 +28,17 @@ from ghee import context
 from ghee.errors import GheeError
 
 _INTERFACE = "GLOO_SOCKET_IFNAME"
+_SIOCGIFADDR = 0x8915
 
 
 def init_process_group(*, timeout: datetime.timedelta | None = None) -> torch.device:
     """Set up `torch.distributed` for the ranks of this stage's world; every one of them has to call it.
 
     The backend is nccl if the stage asked for gpus and each rank of the world can have one of its own, otherwise gloo.
-    Returns the device that the rank is to use. The ranks meet through a file in the run's private folder, and gloo
-    listens on the loopback interface only, unless GLOO_SOCKET_IFNAME says otherwise. `timeout` is of a collective;
-    by default torch's. The process group is destroyed by ghee when every rank of the run has returned.
+    Returns the device that the rank is to use. The ranks meet through a file in the run's private folder, on a cluster at
+    rank 0's Pod. gloo listens on the loopback interface only, on a cluster on the Pod's, unless GLOO_SOCKET_IFNAME says
+    otherwise. `timeout` is of a collective; by default torch's. The process group is destroyed by ghee when every rank of
+    the run has returned.
 
     Raises GheeError outside of a run, with `on="inline"` and several ranks, and if it was set up already.
     """
@@ -53,13 +58,14 @@ def init_process_group(*, timeout: datetime.timedelta | None = None) -> torch.de
             f"torch.distributed is set up already in this process (stage {place.stage!r}, rank {place.rank}): call "
             'ghee.torch.init_process_group() once in each rank, and with on="inline" in one stage only'
         )
-    nccl = _has_gpu_for_each(place)
-    device = torch.device("cuda", place.rank) if nccl else torch.device("cpu")
+    number, here = _ranks_of_machine(place)
+    nccl = _has_gpu_for_each(place, here)
+    device = torch.device("cuda", number) if nccl else torch.device("cpu")
     if nccl:
         torch.cuda.set_device(device)
-    store = torch.distributed.FileStore(os.path.join(place.folder, f"torch-{place.world}"), place.size)
+    store = _meet_on_cluster(place) if place.address else _meet_here(place)
     set_here = _INTERFACE not in os.environ
-    os.environ.setdefault(_INTERFACE, "lo")
+    os.environ.setdefault(_INTERFACE, _interface(place.address) if place.address else "lo")
     torch.distributed.init_process_group(
         "nccl" if nccl else "gloo", store=store, rank=place.rank, world_size=place.size, timeout=timeout
     )
@@ -74,9 +80,47 @@ def init_process_group(*, timeout: datetime.timedelta | None = None) -> torch.de
     return device
 
 
-def _has_gpu_for_each(place: context.Place) -> bool:
+def _meet_here(place: context.Place) -> Any:
+    return torch.distributed.FileStore(os.path.join(place.folder, f"torch-{place.world}"), place.size)
+
+
+def _meet_on_cluster(place: context.Place) -> Any:
+    """Ranks on several Pods share no folder: rank 0 listens at its Pod's address and tells the others by MPI where."""
+    from mpi4py import MPI
+
+    store = None
+    if place.rank == 0:
+        store = torch.distributed.TCPStore(place.address, 0, place.size, is_master=True, wait_for_workers=False)
+    where = MPI.COMM_WORLD.bcast((place.address, store.port) if store is not None else None)
+    return store or torch.distributed.TCPStore(*where, place.size, is_master=False)
+
+
+def _interface(address: str) -> str:
+    """The network interface that has the Pod's address: gloo listens there and nowhere else."""
+    for _, name in socket.if_nameindex():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            try:
+                answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # this interface has no IPv4 address
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    raise GheeError(f"no network interface has the Pod's address {address}: set {_INTERFACE} to the one that gloo is to use")
+
+
+def _ranks_of_machine(place: context.Place) -> tuple[int, int]:
+    """This rank's number among the world's ranks on the same machine or Pod, and how many these are."""
+    if not place.address:
+        return place.rank, place.size
+    from mpi4py import MPI
+
+    machine = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    return machine.Get_rank(), machine.Get_size()
+
+
+def _has_gpu_for_each(place: context.Place, ranks: int) -> bool:
     """NCCL refuses two ranks on one GPU."""
-    return place.gpus > 0 and torch.distributed.is_nccl_available() and torch.cuda.device_count() >= place.size
+    return place.gpus > 0 and torch.distributed.is_nccl_available() and torch.cuda.device_count() >= ranks
 
 
 def dataset(batches: Iterable[Any]) -> IterableDataset[Any]:

@@ -40,14 +40,17 @@ from ghee_models.state import Pairs, State, Statistics, Vocabulary
 FORMAT = 1
 
 
-def save(model: Model[Any], settings: Settings, metrics: Mapping[str, float], folder: Path) -> Path:
-    """Writes the model to `folder`, which must not exist: built beside it and renamed, so it is whole or not there."""
+def save(model: Model[Any], settings: Settings, metrics: Mapping[str, float], folder: Path, *, training: str = "") -> Path:
+    """Writes the model to `folder`, which must not exist: built beside it and renamed, so it is whole or not there.
+
+    training: which training it comes from, so that one that goes on after a kill knows its own work (`is_of`).
+    """
     if folder.exists():
         raise ArtifactError(f"{folder} exists already; a model is never written over another. Choose a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model-"))
     try:
-        _write(model, settings, metrics, made)
+        _write(model, settings, metrics, made, training)
         os.replace(made, folder)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -55,7 +58,12 @@ def save(model: Model[Any], settings: Settings, metrics: Mapping[str, float], fo
     return folder
 
 
-def _write(model: Model[Any], settings: Settings, metrics: Mapping[str, float], folder: Path) -> None:
+def is_of(folder: Path, training: str) -> bool:
+    """Whether `folder` holds the whole model of this very training."""
+    return folder.is_dir() and (folder / "model.json").is_file() and _header(folder).get("training") == training
+
+
+def _write(model: Model[Any], settings: Settings, metrics: Mapping[str, float], folder: Path, training: str) -> None:
     config = {"model": {"id": model.card.id, **asdict(model.config)}, **asdict(settings)}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     _json(folder / "schema.json", model.schema.to_json())
@@ -63,10 +71,8 @@ def _write(model: Model[Any], settings: Settings, metrics: Mapping[str, float], 
     _write_state(model.state, folder)
     torch.save({name: tensor.contiguous() for name, tensor in model.weights().items()}, folder / "weights.pt")
     files = {str(p.relative_to(folder)): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-    _json(
-        folder / "model.json",
-        {"format": FORMAT, "id": model.card.id, "ghee_models": version("ghee-models"), "files": files},
-    )
+    header = {"format": FORMAT, "id": model.card.id, "ghee_models": version("ghee-models"), "training": training}
+    _json(folder / "model.json", {**header, "files": files})
 
 
 def _write_state(state: State, folder: Path) -> None:

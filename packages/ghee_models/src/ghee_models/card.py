@@ -40,7 +40,8 @@ class Reference:
     source: str
     at_least: float | None = None
     at_most: float | None = None
-    split_digest: str = ""
+    split_digest: str = ""  # of the test part; with folds, of all their digests
+    folds: int = 0  # cross-validation: the figure is the mean over so many trainings, each with its own fold as test part
 
     def met(self, value: float) -> bool:
         """Whether a measured value passes the gate."""

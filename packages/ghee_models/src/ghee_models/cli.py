@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 from rich.console import Console
 from rich.table import Table
 
@@ -64,6 +65,7 @@ def import_plugin(name: str) -> None:
             module = importlib.util.module_from_spec(spec)
             sys.modules[path.stem] = module
             spec.loader.exec_module(module)
+            cloudpickle.register_pickle_by_value(module)  # the ranks need not find the file
         else:
             importlib.import_module(name)
     except ImportError as error:
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--vectors", action="store_true", help="recommendation: the users' vectors, not items")
     made.add_argument("--keep-seen", action="store_true", help="recommendation: do not leave out items of training")
     made.add_argument("--replicas", type=int, default=1, help="processes that predict")
+    made.add_argument("--preprocess-replicas", type=int, default=1, help="processes that read and encode rows for them")
     made.add_argument("--on", default="local", choices=["local", "inline"])
     made = command("promote", _promote, "point an alias of a registered model at a version")
     made.add_argument("name")
@@ -243,6 +246,7 @@ def _predict(parsed: argparse.Namespace) -> int:
         out=parsed.out,
         options=options,
         replicas=parsed.replicas,
+        preprocess_replicas=parsed.preprocess_replicas,
         overwrite=parsed.overwrite,
         on=parsed.on,
     )
@@ -279,16 +283,24 @@ def _reproduce(parsed: argparse.Namespace) -> int:
     overrides = [word for word in parsed.overrides if "=" in word]
     found = [row for id in ids for row in reproduce(id, overrides, track=parsed.track, on=parsed.on)]
     if parsed.json:
-        rows = [{"model": r.model, "metric": r.reference.metric, "ours": r.value, "passed": r.passed} for r in found]
+        rows = [
+            {
+                "model": r.model, "protocol": r.reference.protocol, "metric": r.reference.metric, "ours": r.value,
+                "reference": r.reference.figure, "gate": r.reference.gate, "split_digest": r.split_digest,
+                "passed": r.passed,
+            }
+            for r in found
+        ]  # fmt: skip
         print(json.dumps(rows, indent=2))
     else:
         table = Table("model", "metric", "ours", "reference", "gate", "test split", "epochs", "s / epoch", "passed")
         for r in found:
             split = r.split_digest if r.same_split else f"{r.split_digest}, not {r.reference.split_digest}"
-            epochs, pace = str(len(r.result.history)), f"{r.result.seconds_per_epoch:.3f}"
+            epochs, pace = str(r.epochs), f"{r.seconds_per_epoch:.3f}"
             ours, theirs = f"{r.value:.4f}", f"{r.reference.figure:.4f}"
             passed = "yes" if r.passed else "NO"
-            table.add_row(r.model, r.reference.metric, ours, theirs, r.reference.gate, split, epochs, pace, passed)
+            metric = f"{r.reference.metric}, mean of {r.reference.folds} folds" if r.reference.folds else r.reference.metric
+            table.add_row(r.model, metric, ours, theirs, r.reference.gate, split, epochs, pace, passed)
         _show(table)
     return 0 if all(r.passed for r in found) else 1
 

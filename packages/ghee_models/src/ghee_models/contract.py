@@ -106,7 +106,7 @@ class Model(ABC, Generic[C]):
 
     def snapshot(self) -> Mapping[str, torch.Tensor]:
         """A copy of the weights that later training steps do not change."""
-        return {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.weights().items()}
 
 
 def column(rows: pa.RecordBatch, name: str) -> pa.Array:

@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ghee_models.errors import DatasetError
@@ -53,6 +54,27 @@ def movielens_100k() -> Path:
         made = Path(scratch) / "ratings.parquet"
         pq.write_table(_join(files), made, row_group_size=10_000)
         os.replace(made, target)  # another process may have made the same bytes meanwhile
+    return target
+
+
+def movielens_100k_users() -> Path:
+    """The Parquet file of MovieLens-100K's users: one row per user, in the order of their ids.
+
+    Columns: user_id (int64), age, gender, occupation, zip_code (string), male (int8: 1 or 0), items (list of int64: what
+    the user has rated, in order of item_id). 943 rows. Raises DatasetError as `movielens_100k` does.
+    """
+    ratings = movielens_100k()
+    target = ratings.with_name("users.parquet")
+    if not target.exists():
+        table = pq.read_table(ratings).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
+        keys = ["user_id", "age", "gender", "occupation", "zip_code"]
+        users = table.group_by(keys, use_threads=False).aggregate([("item_id", "list")])
+        male = pc.equal(users["gender"], "M").cast(pa.int8())
+        users = users.rename_columns([*keys, "items"]).append_column("male", male)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            made = Path(scratch) / "users.parquet"
+            pq.write_table(users, made)
+            os.replace(made, target)
     return target
 
 

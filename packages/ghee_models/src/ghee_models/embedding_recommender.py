@@ -43,10 +43,14 @@ class EmbeddingRecommender(TorchModel[C], Recommender[C]):
         self._sampler: Sampler = make_sampler(run.sampler, self._known, counts, first=1)
         super().train(batches, run)
 
+    def prepare(self, batch: dict[str, torch.Tensor], run: TrainingRun) -> dict[str, torch.Tensor]:
+        negatives = self._sampler.sample(batch["user"], batch["item"], run.generator)
+        return {**batch, "negatives": negatives}
+
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor], run: TrainingRun) -> torch.Tensor:
-        users, items = batch["user"], batch["item"]
         self._vectors = None  # they follow from the network, which is about to change
-        return network(users, items, self._sampler.sample(users, items, run.generator))
+        loss: torch.Tensor = network(batch["user"], batch["item"], batch["negatives"])
+        return loss
 
     def _final(self) -> tuple[Scores, Scores]:
         if self._vectors is None:

@@ -13,7 +13,7 @@ import torch
 from ghee_models.contract import Batch, Epochs, Model, slices
 from ghee_models.errors import ConfigError
 from ghee_models.parts import Part, Parts
-from ghee_models.run import Metrics, TrainingRun, World
+from ghee_models.run import Checkpoint, Metrics, TrainingRun, World
 from ghee_models.settings import Settings
 from ghee_models.state import Pairs
 
@@ -36,10 +36,15 @@ def fit(
     parts: Parts,
     world: World,
     log: Callable[[Metrics, int], None],
+    *,
+    device: torch.device | None = None,
+    save: Callable[[Checkpoint], None] | None = None,
+    restored: Checkpoint | None = None,
 ) -> Fitted:
     """Trains `model` in place, chooses its epoch on validation only, then measures it once on the test part.
 
-    Called on every rank of the world with its own share of the batches.
+    Called on every rank of the world with its own share of the batches. `save` keeps a checkpoint with the place in the
+    stream; `restored` is the one that this training goes on from.
     """
     torch.set_num_threads(settings.trainer.threads)
     began = time.perf_counter()
@@ -51,7 +56,10 @@ def fit(
         return current.evaluate(_blocks(valid, settings), world, exclude=train_pairs, **known)
 
     monitor = monitor_of(model, settings)
-    run = TrainingRun(settings.trainer, settings.sampler, world, monitor, validate if parts.valid else None, log)
+    run = TrainingRun(
+        settings.trainer, settings.sampler, world, monitor, validate if parts.valid else None, log,
+        save=save, restored=restored, device=device or torch.device("cpu"),
+    )  # fmt: skip
     model.train(batches, run)
     of_valid = validate(model) if parts.valid else {}
     of_test = dict(of_valid)

@@ -19,7 +19,7 @@ from ghee_models.errors import ConfigError, DataError
 from ghee_models.schema import Schema
 from ghee_models.settings import DataConfig, SplitConfig
 
-DATASETS = {"ml-100k": datasets.movielens_100k}
+DATASETS = {"ml-100k": datasets.movielens_100k, "ml-100k-users": datasets.movielens_100k_users}
 _HELD_ROWS = 50_000_000  # a split that needs all rows at once refuses more
 
 
@@ -156,24 +156,34 @@ def _published(data: DataConfig, split: SplitConfig, schema: Schema, paths: tupl
     if rows > _HELD_ROWS:
         raise ConfigError(f"split.kind {split.kind} holds all rows in memory; {rows} are too many. Use hash, or given.")
     user, item = _id_columns(data)
-    columns = list(dict.fromkeys([*schema.names, *(n for n in (user, item) if n in files.schema.names)]))
+    keys = [name for name in (user, item) if name in files.schema.names]
+    columns = list(dict.fromkeys([*schema.names, *keys, *([split.stratify] if split.stratify else [])]))
+    if split.stratify and split.stratify not in files.schema.names:
+        raise ConfigError(f"split.stratify is {split.stratify!r}, which the data has not; it has {files.schema.names}.")
     table = files.to_table(columns=columns)
     if split.kind == "recbole-by-user":
         if user not in columns:
             raise ConfigError(f"split.kind recbole-by-user needs the user column {user!r} (data.user); it is not there.")
         indices = splits.recbole_ratio_by_user(table[user].to_numpy(), split.ratios, split.seed)
+    elif split.kind == "folds":
+        strata = table[split.stratify].to_numpy() if split.stratify else None
+        indices = splits.folds(rows, split.fold, split.folds, split.ratios, split.seed, strata)
     else:
         indices = splits.recbole_ratio(rows, split.ratios, split.seed)
-    made: dict[str, Part] = {}
+    made: dict[str, Part | None] = dict.fromkeys(splits.PARTS)
     digests: dict[str, str] = {}
     for name in splits.PARTS:
+        if name == "valid" and not len(indices[name]):
+            continue  # the ratios ask for none
         part = table.take(pa.array(np.asarray(indices[name])))
-        if {user, item} <= set(columns):
-            digests[name] = splits.digest(part[user].to_numpy(), part[item].to_numpy())
+        if keys:
+            digests[name] = splits.digest(*(part[key].to_numpy() for key in keys))
         path = folder / f"{name}.parquet"
         pq.write_table(part.select(schema.names), path, row_group_size=16_384)
         made[name] = Part(name, (str(path),))
-    return Parts(made["train"], made["valid"], made["test"], digests)
+    train = made["train"]
+    assert train is not None, "only validation is left out"
+    return Parts(train, made["valid"], made["test"], digests)
 
 
 def _id_columns(data: DataConfig) -> tuple[str, str]:

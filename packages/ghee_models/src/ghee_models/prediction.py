@@ -47,12 +47,15 @@ def predict(
     options: st.PredictOptions | None = None,
     batch_size: int = 4096,
     replicas: int = 1,
+    preprocess_replicas: int = 1,
+    threads: int = 1,
     overwrite: bool = False,
     on: Any = "local",
 ) -> PredictResult | Iterator[pa.RecordBatch]:
     """Predicts for the rows of Parquet data; writes Parquet to the folder or URL `out`, or gives record batches.
 
-    options: k, output and exclude_seen of recommendations. replicas: processes that predict.
+    options: k, output and exclude_seen of recommendations. replicas: processes that predict, with `threads` of torch each;
+    preprocess_replicas: processes that read and encode rows for them.
     Raises DataError when the data is not what the model was trained on (names, types, nulls), before anything runs.
     """
     model = load(uri)
@@ -61,8 +64,8 @@ def predict(
     check_schema(model.predict_schema, paths, training=False).raise_if_bad()
     columns = [f.name for f in model.predict_schema.fields]
     rows = ghee.read(list(paths), columns=columns, batch_size=batch_size)
-    encoded = rows.map(PredictPreprocess(model), name="predict_preprocess")
-    predicted = encoded.map(Predict(model), name="predict", replicas=replicas)
+    encoded = rows.map(PredictPreprocess(model), name="predict_preprocess", replicas=preprocess_replicas)
+    predicted = encoded.map(Predict(model, threads), name="predict", replicas=replicas)
     if out is None:
         found: list[pa.RecordBatch] = []
         ghee.run(predicted.write(found), on=on)
@@ -98,10 +101,14 @@ class PredictPreprocess:
 class Predict:
     """The second map stage: arrays to result rows."""
 
-    def __init__(self, model: Model[Any]) -> None:
-        self.model = model
+    def __init__(self, model: Model[Any], threads: int) -> None:
+        self.model, self.threads = model, threads
 
     def __call__(self, encoded: tuple[Batch, pa.RecordBatch]) -> pa.RecordBatch:
+        import torch
+
+        if torch.get_num_threads() != self.threads:  # torch takes all cores in each process, which then wait for each other
+            torch.set_num_threads(self.threads)
         batch, rows = encoded
         return self.model.postprocess(self.model.predict(batch), rows)
 

@@ -71,12 +71,16 @@ class EarlyStopping:
 SMALLER_IS_BETTER = ("logloss", "rmse", "loss")
 
 
+Checkpoint = dict[str, Any]
+
+
 @dataclass
 class TrainingRun:
     """What `Model.train` is given beside the batches.
 
     log: called on rank 0 with metrics and the epoch; validate: metrics of the model on the validation rows (the same
-    on each rank), or None when there are none.
+    on each rank), or None when there are none; save: keeps a checkpoint together with the place in the stream, called on
+    all ranks after the same batch; restored: the checkpoint that this training goes on from.
     """
 
     trainer: TrainerConfig
@@ -85,6 +89,9 @@ class TrainingRun:
     monitor: str = ""
     validate: Callable[[Model[Any]], Metrics] | None = None
     log: Callable[[Metrics, int], None] = lambda metrics, epoch: None
+    save: Callable[[Checkpoint], None] | None = None
+    restored: Checkpoint | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     history: list[Metrics] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,7 +102,8 @@ class TrainingRun:
             self.trainer.patience, self.trainer.min_epochs, larger_is_better=name not in SMALLER_IS_BETTER
         )
         self._best: Mapping[str, torch.Tensor] | None = None
-        self._began = time.perf_counter()
+        self.stopped = self.checkpoint_due = False
+        self._began = self._saved = time.perf_counter()
 
     @property
     def best_epoch(self) -> int:
@@ -108,20 +116,24 @@ class TrainingRun:
             return network
         return torch.nn.parallel.DistributedDataParallel(network)
 
+    def place(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch on the device of this training."""
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
     def end_epoch(self, model: Model[Any], epoch: int, loss: float) -> bool:
         """Validates, logs, keeps the best weights; True when training should stop. Every rank gets the same answer.
 
         Raises TrainingError when the mean loss of any rank is not finite.
         """
         seconds = time.perf_counter() - self._began
-        losses = self.world.gather(loss)
+        gathered = self.world.gather((loss, time.perf_counter() - self._saved))
+        losses = [value for value, _ in gathered]
         if not all(math.isfinite(value) for value in losses):
             raise TrainingError(
                 f"The loss of epoch {epoch + 1} is not finite ({losses}). Usual reasons: a learning rate that is too "
                 "high (model.lr), or numeric columns with huge values. No model was kept."
             )
         metrics = {"loss": sum(losses) / len(losses), "seconds": seconds}
-        stop = False
         if self.validate is not None:
             found = self.validate(model)
             if self.monitor not in found:
@@ -129,15 +141,46 @@ class TrainingRun:
                     f"trainer.monitor is {self.monitor!r}, which validation does not give; "
                     f"it gives {', '.join(found) or 'nothing (no usable validation row)'}."
                 )
-            better, stop = self._stopping.see(epoch, found[self.monitor])
+            better, self.stopped = self._stopping.see(epoch, found[self.monitor])
             if better:
                 self._best = model.snapshot()
             metrics.update({f"valid_{name}": value for name, value in found.items()})
         self.history.append(metrics)
         if self.world.rank == 0:
             self.log(metrics, epoch)
+        self.checkpoint_due = 0 <= self.trainer.checkpoint_seconds <= gathered[0][1]  # rank 0's clock is everybody's
         self._began = time.perf_counter()
-        return stop
+        return self.stopped
+
+    def checkpoint(self, training: Checkpoint) -> None:
+        """Keeps where training is: `training` (weights, optimiser, epoch) and what this run knows. All ranks call it.
+
+        A training that is killed later goes on from here, and ends as if it had not been.
+        """
+        if self.save is None:
+            return
+        began = time.perf_counter()
+        own = {
+            "stopping": self._stopping, "best": self._best, "stopped": self.stopped, "history": self.history,
+            "negatives": self.generator.get_state(), "random": torch.get_rng_state(),
+        }  # fmt: skip
+        self.save({"training": training, "run": own})
+        self._saved = time.perf_counter()
+        self._began += self._saved - began  # an epoch's seconds are those of training
+
+    def go_on(self) -> Checkpoint | None:
+        """What `checkpoint` was given last, if this training goes on from it; None at a beginning.
+
+        To be called when the first weights have been drawn: the random numbers too go on where they were.
+        """
+        if self.restored is None:
+            return None
+        own, training = self.restored["run"], self.restored["training"]
+        self._stopping, self._best, self.stopped = own["stopping"], own["best"], own["stopped"]
+        self.history.extend(own["history"])
+        self.generator.set_state(own["negatives"])
+        torch.set_rng_state(own["random"])
+        return dict(training)
 
     def restore_best(self, model: Model[Any]) -> None:
         """Puts the weights of the best epoch back; without validation the last ones stay."""

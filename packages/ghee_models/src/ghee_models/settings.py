@@ -39,13 +39,17 @@ class DataConfig:
 class SplitConfig:
     """How rows are split into train, validation and test."""
 
-    kind: str = "hash"  # hash (streams), recbole, recbole-by-user (published protocols; held in memory), or given
+    kind: str = "hash"  # hash (streams), recbole, recbole-by-user, folds (published protocols; in memory), or given
     ratios: list[float] = field(default_factory=lambda: [8.0, 1.0, 1.0])  # train, validation, test
     seed: int = 2020
+    folds: int = 5  # folds: how many there are
+    fold: int = 0  # folds: the one that is the test part; the others are cut into train and validation by the ratios
+    stratify: str = ""  # folds: the column whose values every fold has alike
     valid: str = ""  # given: path of the validation rows; data.path is the training rows
     test: str = ""  # given: path of the test rows
 
 
+DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("uniform", "popularity", "in-batch", "mixed")
 
 
@@ -71,9 +75,12 @@ class TrainerConfig:
     monitor: str = ""  # the validation metric that chooses the epoch; empty: the task's usual one
     ranks: int = 1  # processes of the training stage, data parallel
     preprocess_replicas: int = 1  # processes of the preprocessing stage
-    predict_replicas: int = 1  # processes of the prediction stage
     threads: int = 1  # of torch in each rank
     shuffle: bool = True  # a new order of the training rows in every epoch
+    ordered: bool = True  # batches in the source's order: one seed, one result; false: first ready, first served
+    device: str = "auto"  # of training: cpu, cuda (a GPU for each rank), or auto (cuda where the driver sees one)
+    checkpoint_seconds: float = 30.0  # a killed training goes on at the end of an epoch so long before; negative: never
+    checkpoint_steps: int = 0  # also after so many steps within an epoch, for epochs that take hours; 0: not
 
 
 @dataclass
@@ -178,13 +185,14 @@ def check_settings(settings: Settings) -> None:
         (d.label_kind in LABELS, f"data.label_kind is {d.label_kind!r}; allowed: {', '.join(LABELS)}."),
         (d.min_count >= 1, f"data.min_count is {d.min_count}; it must be at least 1."),
         (
-            s.kind in ("hash", "recbole", "recbole-by-user", "given"),
-            f"split.kind is {s.kind!r}; allowed: hash, recbole, recbole-by-user, given.",
+            s.kind in ("hash", "recbole", "recbole-by-user", "folds", "given"),
+            f"split.kind is {s.kind!r}; allowed: hash, recbole, recbole-by-user, folds, given.",
         ),
         (
             len(s.ratios) == 3 and min(s.ratios, default=0) >= 0 and sum(s.ratios) > 0 and s.ratios[0] > 0,
             f"split.ratios is {s.ratios}; it must be three numbers (train, validation, test), the first above 0.",
         ),
+        (0 <= s.fold < s.folds, f"split.fold is {s.fold}; it must be from 0 to below split.folds, {s.folds}."),
         (s.kind != "given" or bool(s.valid), "split.kind is given, but split.valid names no path."),
         (p.name in SAMPLERS, f"sampler.name is {p.name!r}; allowed: {', '.join(SAMPLERS)}."),
         (p.negatives >= 1, f"sampler.negatives is {p.negatives}; it must be at least 1."),
@@ -193,6 +201,8 @@ def check_settings(settings: Settings) -> None:
         (t.batch_size >= 1, f"trainer.batch_size is {t.batch_size}; it must be at least 1."),
         (t.ranks >= 1, f"trainer.ranks is {t.ranks}; it must be at least 1."),
         (t.threads >= 1, f"trainer.threads is {t.threads}; it must be at least 1."),
+        (t.device in DEVICES, f"trainer.device is {t.device!r}; allowed: {', '.join(DEVICES)}."),
+        (t.checkpoint_steps >= 0, f"trainer.checkpoint_steps is {t.checkpoint_steps}; it must be at least 0."),
         (bool(e.k) and min(e.k, default=0) >= 1, f"eval.k is {e.k}; it must be lengths of at least 1."),
     ]
     bad_kinds = {k: v for k, v in d.fields.items() if v not in ("categorical", "categories", "numeric", "user", "item")}

@@ -49,21 +49,31 @@ class SparseLayout:
         return [asdict(slot) for slot in self.slots]
 
 
+POOLINGS = {"sum": 0.0, "mean": 1.0, "sqrt": 0.5}
+
+
 class FieldEmbedding(nn.Module):
-    """(ids, values) to one vector per field: (batch, fields, dim); several categories give their mean, or their sum."""
+    """(ids, values) to one vector per field: (batch, fields, dim).
+
+    pooling: what several categories of one field give: their mean, their sum, or sqrt, the sum over the root of their
+    number (a row of n ones has the length 1 then).
+    """
 
     def __init__(
         self,
         layout: SparseLayout,
         dim: int,
         *,
-        mean: bool = True,
+        pooling: str = "mean",
         kind: str = "full",
         buckets: int = 0,
         std: float = 0.01,
     ) -> None:
         super().__init__()
-        self.layout, self.mean = layout, mean
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}; allowed: {', '.join(POOLINGS)}.")
+        self.layout, self.power = layout, POOLINGS[pooling]
+        self.scaled = any(slot.kind == "numeric" for slot in layout.slots)
         self.table = make_embedding(kind, layout.rows, dim, buckets, std)
         if kind == "full":
             unknown = [slot.offset for slot in layout.slots if slot.kind != "numeric"]
@@ -71,15 +81,17 @@ class FieldEmbedding(nn.Module):
                 self.table.weight[unknown] = 0
 
     def forward(self, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        vectors = self.table(ids) * values.unsqueeze(-1)
         singles = self.layout.singles
-        fields = [vectors[:, :singles]]
+        vectors = self.table(ids[:, :singles])
+        if self.scaled:  # the value of a category is always 1
+            vectors = vectors * values[:, :singles, None]
+        fields = [vectors]
         for slot in self.layout.slots:
             if slot.kind == "categories":
                 places = slice(slot.start, slot.start + slot.width)
-                total = vectors[:, places].sum(1, keepdim=True)
-                if self.mean:
-                    total = total / values[:, places].sum(1).clamp(min=1)[:, None, None]
+                total = torch.bmm(values[:, None, places], self.table(ids[:, places]))
+                if self.power:
+                    total = total / values[:, places].sum(1).clamp(min=1).pow(self.power)[:, None, None]
                 fields.append(total)
         return torch.cat(fields, 1) if len(fields) > 1 else fields[0]
 
@@ -87,9 +99,9 @@ class FieldEmbedding(nn.Module):
 class Linear(nn.Module):
     """The first-order part: bias + sum over the fields of w_id * value; (batch, outputs)."""
 
-    def __init__(self, layout: SparseLayout, outputs: int = 1) -> None:
+    def __init__(self, layout: SparseLayout, outputs: int = 1, pooling: str = "sum") -> None:
         super().__init__()
-        self.weights = FieldEmbedding(layout, outputs, mean=False, std=0.0)
+        self.weights = FieldEmbedding(layout, outputs, pooling=pooling, std=0.0)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

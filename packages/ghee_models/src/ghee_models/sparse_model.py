@@ -147,7 +147,9 @@ class SparseModel(TorchModel[C]):
     def predict(self, batch: Batch) -> Predictions:
         assert self.network is not None, "predict() before train() or load_weights()"
         with torch.inference_mode():
-            logits = self.network(torch.as_tensor(batch["ids"]), torch.as_tensor(batch["values"]))
+            device = next(self.network.parameters()).device  # the training's, while it validates
+            ids, values = (torch.as_tensor(batch[name]).to(device) for name in ("ids", "values"))
+            logits = self.network(ids, values).cpu()
             if self.label.kind == "class":
                 found = torch.softmax(logits, 1).numpy()
             elif self.label.kind == "binary":

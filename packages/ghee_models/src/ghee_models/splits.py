@@ -1,14 +1,15 @@
 """How rows are split into train, validation and test, and the digest that says which rows went where.
 
 `hash` splits while streaming: a row's part depends on nothing but its key and the seed, so nothing is held or written.
-`recbole` and `recbole-by-user` are the published protocols of RecBole 1.2 (ratio-based splitting, RS): they need the
-row count beforehand, so they hold the table in memory.
+`recbole` and `recbole-by-user` are the published protocols of RecBole 1.2 (ratio-based splitting, RS), `folds` is
+cross-validation: they need the row count beforehand, so they hold the table in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,27 @@ def recbole_ratio_by_user(users: npt.NDArray[np.generic], ratios: Sequence[float
     return {name: rows[np.argsort(place[rows])] for name, rows in found.items()}
 
 
+def folds(rows: int, fold: int, of: int, ratios: Sequence[float], seed: int, strata: Any = None) -> dict[str, Indices]:
+    """Cross-validation: the shuffled rows are dealt to `of` folds, one of which is the test part.
+
+    The others are cut into train and validation in the proportion of the first two ratios. strata: a value per row; every
+    fold gets its share of each.
+    """
+    order = recbole_permutation(rows, seed)
+    if strata is not None:
+        order = order[np.argsort(np.unique(strata, return_inverse=True)[1][order], kind="stable")]
+    of_row = np.empty(rows, dtype=np.int64)
+    of_row[order] = np.arange(rows) % of
+    shuffled = recbole_permutation(rows, seed)
+    rest = shuffled[of_row[shuffled] != fold]
+    in_valid = int(ratios[1] / (ratios[0] + ratios[1]) * len(rest))
+    return {
+        "train": rest[: len(rest) - in_valid],
+        "valid": rest[len(rest) - in_valid :],
+        "test": shuffled[of_row[shuffled] == fold],
+    }
+
+
 def _cut(groups: Sequence[Indices], ratios: Sequence[float]) -> dict[str, Indices]:
     total = sum(ratios)
     train, valid, test = [], [], []
@@ -72,7 +94,7 @@ def hash_parts(rows: pa.RecordBatch, keys: Sequence[str], ratios: Sequence[float
     return parts
 
 
-def digest(users: npt.NDArray[np.generic], items: npt.NDArray[np.generic]) -> str:
+def digest(*keys: npt.NDArray[np.generic]) -> str:
     """The first 16 hex digits of the SHA-256 of the sorted "user item" lines: two equal digests are one split."""
-    lines = sorted(f"{u} {i}" for u, i in zip(users.tolist(), items.tolist(), strict=True))
+    lines = sorted(" ".join(map(str, values)) for values in zip(*(key.tolist() for key in keys), strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -45,7 +45,7 @@ class Vocabulary:
 
     def encode(self, column: pa.Array) -> Indices:
         """The index of every value; nulls and values that training has not seen are 0."""
-        if isinstance(column, pa.DictionaryArray):
+        if isinstance(column, pa.DictionaryArray) and pa.types.is_integer(column.type.value_type):
             column = column.dictionary_decode()
         if self._integers is not None and pa.types.is_integer(column.type):
             known = self._integers
@@ -55,8 +55,11 @@ class Vocabulary:
             at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
             found = (known[at] == wanted) & pc.is_valid(column).to_numpy(zero_copy_only=False)
             return np.where(found, at + 1, 0).astype(np.int64)
+        # Text repeats itself: only distinct values are looked up in Python
+        packed = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
         get = self._lookup.get
-        return np.fromiter((get(value, 0) for value in column.to_pylist()), np.int64, len(column))
+        found = np.array([get(value, 0) for value in packed.dictionary.to_pylist()] + [0], dtype=np.int64)
+        return found[pc.fill_null(packed.indices, len(packed.dictionary)).to_numpy(zero_copy_only=False)]
 
     def decode(self, indices: Indices) -> pa.Array:
         """The values of indices; 0 and negative ones are null."""

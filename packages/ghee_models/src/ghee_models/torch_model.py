@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,9 +13,32 @@ from torch import nn
 
 from ghee_models.contract import Batch, Epochs, Model
 from ghee_models.errors import TrainingError
-from ghee_models.run import TrainingRun
+from ghee_models.run import Checkpoint, TrainingRun
 
 C = TypeVar("C")
+
+
+@dataclass
+class Place:
+    """Where in its epochs a training is: the epoch, the steps since the beginning, the losses since the epoch's."""
+
+    epoch: int = 0
+    steps: int = 0
+    total: torch.Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, loss: torch.Tensor) -> None:
+        """One more step; the loss stays where it is, for fetching it from a GPU would wait for the step."""
+        self.total = self.total + loss
+        self.steps, self.count = self.steps + 1, self.count + 1
+
+    def mean_loss(self) -> float:
+        """Of the epoch's steps; 0 before the first."""
+        return float(self.total) / max(self.count, 1)
+
+    def begin_epoch(self) -> None:
+        """The next epoch begins."""
+        self.epoch, self.total, self.count = self.epoch + 1, 0.0, 0
 
 
 class TorchModel(Model[C]):
@@ -31,38 +55,60 @@ class TorchModel(Model[C]):
         raise NotImplementedError
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor], run: TrainingRun) -> torch.Tensor:
-        """The mean loss of one batch. Calls `network` exactly once."""
+        """The mean loss of one batch, which lies on the training's device. Calls `network` exactly once."""
         raise NotImplementedError
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Adam with the config's `lr` and `weight_decay`."""
         decay = getattr(self.config, "weight_decay", 0.0)
-        return torch.optim.Adam(network.parameters(), lr=self.config.lr, weight_decay=decay)  # type: ignore[attr-defined]
+        lr = self.config.lr  # type: ignore[attr-defined]
+        return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay, fused=True)
+
+    def prepare(self, batch: dict[str, torch.Tensor], run: TrainingRun) -> dict[str, torch.Tensor]:
+        """What `loss` gets of a batch, still in main memory: drawn negatives are added here."""
+        return batch
 
     def train(self, batches: Epochs, run: TrainingRun) -> None:
-        self.network = self.build()
-        parallel = run.parallel(self.network)
+        self.network = self.build().to(run.device)
         optimizer = self.optimizer(self.network)
-        steps = 0
-        for number, epoch in enumerate(batches.epochs()):
+        at = self._go_on(optimizer, run.go_on())
+        parallel = run.parallel(self.network)
+        for epoch in () if run.stopped else batches.epochs():
             parallel.train()
-            total, count = torch.zeros(()), 0
             for batch in epoch:
                 share, filled = _share(batch, run)
-                loss = self.loss(parallel, tensors(filled), run)
+                loss = self.loss(parallel, run.place(self.prepare(tensors(filled), run)), run)
                 optimizer.zero_grad()
                 (loss * share).backward()
                 optimizer.step()
-                total += loss.detach() * share
-                count += 1
-            steps += count
+                at.add(loss.detach() * share)
+                if run.trainer.checkpoint_steps and at.steps % run.trainer.checkpoint_steps == 0:
+                    run.checkpoint(self._checkpoint(optimizer, at))
             parallel.eval()
-            if run.end_epoch(self, number, float(total) / max(count, 1)):
+            stop = run.end_epoch(self, at.epoch, at.mean_loss())
+            at.begin_epoch()
+            if run.checkpoint_due:
+                run.checkpoint(self._checkpoint(optimizer, at))
+            if stop:
                 break
-        if steps == 0:
+        if at.steps == 0:
             raise TrainingError("Training saw no batch: the training part is empty, or smaller than one step of all ranks.")
         run.restore_best(self)
-        self.network.eval()
+        self.network.to("cpu").eval()
+
+    def _checkpoint(self, optimizer: torch.optim.Optimizer, at: Place) -> Checkpoint:
+        assert self.network is not None, "train() has built it"
+        return {"network": self.network.state_dict(), "optimizer": optimizer.state_dict(), "at": at}
+
+    def _go_on(self, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None) -> Place:
+        """Where training begins: at the start, or at the checkpoint, whose weights are put back."""
+        if checkpoint is None:
+            return Place()
+        assert self.network is not None, "train() has built it"
+        self.network.load_state_dict(checkpoint["network"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        at: Place = checkpoint["at"]
+        return at
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         assert self.network is not None, "weights() before train() or load_weights()"
@@ -84,7 +130,7 @@ def _share(batch: Batch, run: TrainingRun) -> tuple[float, Batch]:
     rows = len(next(iter(batch.values())))
     if run.world.size == 1:
         return 1.0, batch
-    everyone = torch.tensor([rows], dtype=torch.float64)
+    everyone = torch.tensor([rows], dtype=torch.float64, device=run.device)
     dist.all_reduce(everyone)
     share = rows * run.world.size / max(float(everyone), 1.0)
     if rows:

@@ -7,6 +7,7 @@ rank 0 alone. A version is registered as the very last step, when the model is w
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import logging
 import os
@@ -107,6 +108,7 @@ def start(id: str, config: Any, settings: Settings, digest: str) -> RunHandle:
         found = client.get_experiment_by_name(settings.tracking.experiment)
         experiment = found.experiment_id if found else _create_experiment(client, settings.tracking.experiment)
         tags = {"ghee.model": id, "ghee.version": version("ghee-models"), "ghee.config_digest": digest}
+        tags |= {"mlflow.source.name": "ghee-models train", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
         if settings.data.content_id:
             tags["ghee.content_id"] = settings.data.content_id
         run = client.create_run(experiment, tags=tags, run_name=f"{id}-{digest}")
@@ -118,13 +120,21 @@ def start(id: str, config: Any, settings: Settings, digest: str) -> RunHandle:
 
 def _create_experiment(client: mlflow.MlflowClient, name: str) -> str:
     try:
-        made: str = client.create_experiment(name)
+        # Else its pages are about language models: traces, judges, prompts
+        made: str = client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
     except MlflowException:
         found = client.get_experiment_by_name(name)  # another training may have created it meanwhile
         if found is None:
             raise
         made = found.experiment_id
     return made
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number that has no name
+        return str(os.getuid())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -189,10 +199,15 @@ class RunLog:
             for name, figure in figures.items():
                 mlflow.log_figure(figure, f"plots/{name}.png")
 
-    def model(self, model: Model[Any], folder: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
-        """Logs the saved model as a pyfunc, then registers it if the settings say so. Returns its URI."""
+    def model(
+        self, model: Model[Any], folder: Path, metrics: Mapping[str, float], tags: Mapping[str, str], *, step: int = 0
+    ) -> str:
+        """Logs the saved model as a pyfunc with its metrics, then registers it if the settings say so. Returns its URI."""
         tracking = self.settings.tracking
         with _server(self.handle.uri, "Writing the model") as client:
+            before = self._registered(client)
+            if before is not None:
+                return self._alias(client, before)
             for name in ("config.yaml", "schema.json", "metrics.json"):
                 mlflow.log_artifact(str(folder / name))
             with warnings.catch_warnings():
@@ -208,14 +223,26 @@ class RunLog:
                     model_type=str(model.card.tasks[0]),
                 )
             named = {metric_name(k): v for k, v in metrics.items() if v == v}
-            mlflow.log_metrics(named, model_id=info.model_id)
+            mlflow.log_metrics(named, step=step, model_id=info.model_id)
             mlflow.set_tags(dict(tags))
             if not tracking.register_as:
                 return f"models:/{info.model_id}"
             registered = mlflow.register_model(f"models:/{info.model_id}", tracking.register_as, tags=dict(tags))
-            if tracking.alias:
-                client.set_registered_model_alias(tracking.register_as, tracking.alias, registered.version)
-            return f"models:/{tracking.register_as}/{registered.version}"
+            return self._alias(client, registered.version)
+
+    def _alias(self, client: mlflow.MlflowClient, version: str) -> str:
+        tracking = self.settings.tracking
+        if tracking.alias:
+            client.set_registered_model_alias(tracking.register_as, tracking.alias, version)
+        return f"models:/{tracking.register_as}/{version}"
+
+    def _registered(self, client: mlflow.MlflowClient) -> str | None:
+        """The version that this run has registered already: a rank may be killed after that, and begin again."""
+        if not self.settings.tracking.register_as:
+            return None
+        found = client.search_model_versions(f"run_id = '{self.handle.run_id}'")
+        own = [version for version in found if version.name == self.settings.tracking.register_as]
+        return str(own[0].version) if own else None
 
 
 def metric_name(name: str) -> str:

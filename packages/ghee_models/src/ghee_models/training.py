@@ -7,6 +7,7 @@ rows ─► train_preprocess (map) ─► train (loop) ─► model   the weight
 from __future__ import annotations
 
 import contextlib
+import secrets
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -130,7 +131,8 @@ def _pipeline(model: Model[Any], settings: st.Settings, part: Part, stage: Train
         shuffle=trainer.seed if trainer.shuffle and not model.card.closed_form else None,
     )
     made = rows.map(Preprocess(model, part), name="train_preprocess", replicas=trainer.preprocess_replicas)
-    return made.loop(stage, name="train", ranks=trainer.ranks, tail="pad")
+    gpus = trainer.ranks if stage.cuda else 0
+    return made.loop(stage, name="train", ranks=trainer.ranks, tail="pad", ordered=trainer.ordered, gpus=gpus)
 
 
 def scan(schema: Schema, part: Part, settings: st.Settings, *, on: Any = "local") -> State:
@@ -208,18 +210,22 @@ class TrainStage:
     ) -> None:
         self.model, self.settings, self.parts = model, settings, parts
         self.digest, self.handle, self.target = digest, handle, target
+        self.cuda = wants_cuda(settings.trainer.device)
+        self.training = secrets.token_hex(8)
 
     def __call__(self, batches: Any) -> TrainResult | None:
         from ghee_models.fitting import fit
         from ghee_models.run import World
 
         world = World(ghee.rank(), ghee.size())
+        device = _device(world.size, self.cuda)
         with contextlib.ExitStack() as stack:
-            if world.size > 1:
-                stack.enter_context(_process_group())
             log = self._open(world.rank, stack)
             write = log.metrics if log is not None else (lambda metrics, epoch: None)
-            fitted = fit(self.model, batches, self.settings, self.parts, world, write)
+            fitted = fit(
+                self.model, batches, self.settings, self.parts, world, write,
+                device=device, save=ghee.checkpoint, restored=ghee.restored(),
+            )  # fmt: skip
             if world.rank != 0:
                 return None
             result = TrainResult(
@@ -250,15 +256,13 @@ class TrainStage:
         from ghee_models import artifact
 
         with tempfile.TemporaryDirectory(prefix="ghee-model-") as scratch:
-            folder = artifact.save(
-                self.model, self.settings, result.metrics, self.target or Path(scratch) / self.model.card.id
-            )
+            folder = self.target or Path(scratch) / self.model.card.id
+            if not artifact.is_of(folder, self.training):  # a rank that was killed after it had kept the model
+                artifact.save(self.model, self.settings, result.metrics, folder, training=self.training)
             if log is None:
                 return str(folder)
-            log.metrics({f"test_{name}": value for name, value in result.metrics.items()}, max(result.best_epoch, 0))
-            log.metrics(result.metrics, max(result.best_epoch, 0))
             log.pictures(self._pictures(result))
-            uri: str = log.model(self.model, folder, result.metrics, self._tags())
+            uri: str = log.model(self.model, folder, result.metrics, self._tags(), step=max(result.best_epoch, 0))
             return uri
 
     def _tags(self) -> dict[str, str]:
@@ -287,14 +291,22 @@ class TrainStage:
         return pictures
 
 
-@contextlib.contextmanager
-def _process_group() -> Any:
-    import torch.distributed as dist
+def wants_cuda(device: str) -> bool:
+    """Whether the ranks train on GPUs; `auto` asks the driver's machine. Raises ConfigError for cuda where there is none."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise ConfigError("trainer.device is cuda, but torch sees no GPU here; use cpu, or auto.")
+    return device != "cpu" and there
+
+
+def _device(ranks: int, cuda: bool) -> Any:
+    """The device of this rank; with several ranks torch.distributed is set up (ghee ends it when every rank is done)."""
+    import torch
 
     import ghee.torch
 
-    ghee.torch.init_process_group()
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    if ranks > 1:
+        return ghee.torch.init_process_group()
+    return torch.device("cuda", 0) if cuda else torch.device("cpu")

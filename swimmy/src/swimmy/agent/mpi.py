@@ -52,7 +52,10 @@ def interface_of(address: str) -> str | None:
 def mpich_arguments(
     mpiexec: str, hosts: list[str], ranks_per_host: int, interface: str | None, program: list[str]
 ) -> list[str]:
-    """``-launcher manual``: mpiexec prints one line per host, and the agents run those lines."""
+    """``-launcher manual``: mpiexec prints one line per host, and the agents run those lines.
+
+    ``-genvnone``: a rank's environment is its own Pod's, from that Pod's agent, and not that of the leading Pod.
+    """
     chosen = ["-iface", interface] if interface else []
     count = str(len(hosts) * ranks_per_host)
     return [
@@ -60,6 +63,7 @@ def mpich_arguments(
         "-launcher",
         "manual",
         *chosen,
+        "-genvnone",
         "-hosts",
         ",".join(hosts),
         "-n",

@@ -13,10 +13,11 @@ from ghee.io import plan
 from ghee.io.contract import Split
 from ghee.io.formats import FORMATS, FileInfo, ReadOptions, format_of
 from ghee.io.formats.parquet import pruned, read_filtered
-from ghee.io.listing import Listing, in_threads, list_files, stat_problem
+from ghee.io.listing import Listing, in_threads, list_files, stat_problem, with_etags
 from ghee.io.location import Place
 from ghee.io.rebatch import rebatch, shuffled, sliced
 from ghee.io.schema import check_columns, conform, listed, unify
+from ghee.io.stores.patience import FIRST_PATIENCE, PATIENCE, Patience, first_line, is_passing, patiently
 
 SAMPLE_TOTAL = 64 << 20  # bytes of text that the driver reads to decide types, over all files
 SAMPLE_LEAST = 256 << 10
@@ -36,6 +37,7 @@ class FileOptions:
     format: str | None = None
     split_rows: int | None = None
     schema: Any = None
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,32 @@ class FileSource:
 
     def _rows(self, state: _Inspected, split: Split) -> Iterator[Any]:
         for piece in split.pieces:
-            _check_unchanged(state.filesystem, piece.file)
+            yield from self._patiently(state, piece)
+
+    def _patiently(self, state: _Inspected, piece: plan.Piece) -> Iterator[Any]:
+        """A piece's rows; where its store goes away in the middle, the rows after those that are out already."""
+        patience, done = Patience(self.options.patience, piece.file.path), 0
+        while True:
             try:
-                yield from sliced(self._piece(state, piece), piece.skip, piece.take)
-            except GheeError as error:
-                # A file that was replaced looks corrupt to a reader; say what happened rather than what it looks like.
-                _check_unchanged(state.filesystem, piece.file, error)
-                raise
-            _check_unchanged(state.filesystem, piece.file)
+                for batch in self._unchanged(state, piece, done):
+                    patience.back()
+                    done += batch.num_rows
+                    yield batch
+                return
+            except (GheeError, OSError) as error:
+                patience.wait_or_raise(error)
+
+    def _unchanged(self, state: _Inspected, piece: plan.Piece, done: int) -> Iterator[Any]:
+        """A piece's rows but for the first `done`, of the file as it was listed or not at all."""
+        _check_unchanged(state.filesystem, piece.file)
+        try:
+            left = None if piece.take is None else piece.take - done
+            yield from sliced(self._piece(state, piece), piece.skip + done, left)
+        except GheeError as error:
+            # A file that was replaced looks corrupt to a reader; say what happened rather than what it looks like.
+            _check_unchanged(state.filesystem, piece.file, error)
+            raise
+        _check_unchanged(state.filesystem, piece.file)
 
     def _piece(self, state: _Inspected, piece: plan.Piece) -> Iterator[Any]:
         kind = FORMATS[state.format]
@@ -155,12 +175,17 @@ class FileSource:
 
     def _inspected(self) -> _Inspected:
         if self._state is None:
-            self._state = self._inspect(list_files(self.places, partitioning=self.partitioning))
+            # The first answer of a store is not waited for long, what comes after it is.
+            where, patience = self.places[0].given, self.options.patience
+            first = min(FIRST_PATIENCE, patience)
+            listing = patiently(lambda: list_files(self.places, partitioning=self.partitioning), first, where)
+            self._state = patiently(lambda: self._inspect(listing), patience, where)
         return self._state
 
     def _inspect(self, listing: Listing) -> _Inspected:
         name = self.options.format or _format(listing)
         kind = FORMATS[name]
+        listing = replace(listing, files=with_etags(listing.filesystem, listing.files))
         if self.options.schema is not None and not kind.text:
             raise PipelineError(f"schema= decides the types of CSV and JSON lines; {name} files carry theirs. Leave it out.")
         sample = min(max(SAMPLE_TOTAL // len(listing.files), SAMPLE_LEAST), SAMPLE_MOST)
@@ -176,6 +201,9 @@ class FileSource:
 
         results = in_threads(inspect, listing.files)
         broken = [result for result in results if isinstance(result, SourceError)]
+        away = next((error for error in broken if is_passing(error)), None)
+        if away is not None:
+            raise away
         good = [(f, info) for f, info in zip(listing.files, results, strict=True) if isinstance(info, FileInfo)]
         state, problems = self._unified(name, listing, good)
         if broken:
@@ -308,7 +336,10 @@ def _rows_unknown(split: Split) -> Split:
 
 
 def _check_unchanged(filesystem: Any, file: plan.FileRef, cause: BaseException | None = None) -> None:
-    problem = stat_problem(filesystem, file)
+    try:
+        problem = stat_problem(filesystem, file)
+    except OSError as error:
+        raise SourceError(f"{file.path} cannot be reached: {first_line(error)}") from error
     if problem is not None:
         raise SourceError(f"{problem}. Rows of two versions are not mixed; run it again.") from cause
 

@@ -6,7 +6,7 @@ import fnmatch
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -188,6 +188,8 @@ def _is_whole(value: str | None) -> bool:
 
 def stat_problem(filesystem: Any, file: FileRef) -> str | None:
     """Why this is no longer the file that was listed, or None."""
+    if file.etag is not None and (now := etag(filesystem, file.path)) not in (None, file.etag):
+        return f"{file.path} changed after it was listed: its ETag was {file.etag} and is {now}"
     info = filesystem.get_file_info(file.path)
     if info.type != pafs.FileType.File:
         return f"{file.path} is gone: it was there when the source was listed"
@@ -195,6 +197,23 @@ def stat_problem(filesystem: Any, file: FileRef) -> str | None:
         if before is not None and now is not None and before != now:
             return f"{file.path} changed after it was listed: its {what} was {before} and is {now}"
     return None
+
+
+def with_etags(filesystem: Any, files: Sequence[FileRef]) -> tuple[FileRef, ...]:
+    """On S3 the files with their ETags: its times count seconds, in which a file of the same size may come."""
+    if not isinstance(filesystem, pafs.S3FileSystem):
+        return tuple(files)
+    return tuple(in_threads(lambda file: replace(file, etag=etag(filesystem, file.path)), files))
+
+
+def etag(filesystem: Any, path: str) -> str | None:
+    """What the store calls the version of the file that is there now; None where there is none."""
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            found: bytes | None = dict(stream.metadata() or {}).get("ETag")
+    except FileNotFoundError:
+        return None
+    return None if found is None else found.decode()
 
 
 def in_threads(work: Any, items: Sequence[Any]) -> list[Any]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ghee.errors import PipelineError
+from ghee.io.stores.bridge import FsspecHandler
+from ghee.io.stores.opening import open_store
 
-# What pyarrow opens itself; every other scheme is fsspec's (webhdfs, memory, http, …).
-ARROW_SCHEMES = frozenset({"s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"})
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -28,25 +28,29 @@ class Place:
     given: str
 
 
-def locate(given: str | os.PathLike[str], filesystem: Any = None) -> Place:
+def locate(given: str | os.PathLike[str], filesystem: Any = None, storage_options: Mapping[str, Any] | None = None) -> Place:
     """The filesystem and path of what the user wrote. Local paths become absolute: ranks may run in another folder.
 
+    `storage_options` are the store's own: of pyarrow's S3FileSystem, Hadoop's settings, or the fsspec filesystem's.
     Raises PipelineError for a scheme that nothing here opens, naming what would have to be installed.
     """
     text = os.fspath(given)
     if not text:
         raise PipelineError("The path is empty; give a file, a folder, a glob or a URL.")
+    if filesystem is not None and storage_options:
+        raise PipelineError("storage_options= are for URLs; the filesystem= that was given has its own.")
     if filesystem is not None:
         return Place(as_arrow_filesystem(filesystem), _SCHEME.sub("", text), text)
     match = _SCHEME.match(text)
+    if storage_options and (match is None or match.group(1).lower() == "file"):
+        raise PipelineError(f"storage_options= are for stores with a URL; {text!r} is a local path.")
     if match is None:
         return Place(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text)), text)
     scheme = match.group(1).lower()
     if scheme == "file":
         return Place(pafs.LocalFileSystem(), os.path.abspath(unquote(text[match.end() :])), text)
-    if scheme in ARROW_SCHEMES:
-        return _locate_arrow(text, match.end())
-    return _locate_fsspec(text, scheme)
+    store, path = open_store(text, scheme, text[match.end() :], storage_options or {})
+    return Place(store, path, text)
 
 
 def has_wildcard(path: str) -> bool:
@@ -62,37 +66,8 @@ def as_arrow_filesystem(filesystem: Any) -> Any:
     if isinstance(filesystem, pafs.FileSystem):
         return filesystem
     if hasattr(filesystem, "ls") and hasattr(filesystem, "open"):
-        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+        return pafs.PyFileSystem(FsspecHandler(filesystem))
     raise PipelineError(
         f"filesystem={filesystem!r} is no filesystem; allowed are pyarrow.fs.FileSystem and fsspec filesystems. "
         "Leave it out for local paths and for URLs."
     )
-
-
-def _locate_arrow(text: str, start: int) -> Place:
-    rest, mark, options = text[start:].partition("?")  # after "?" stand options (endpoint_override=…), no wildcard
-    wild = re.search(r"[*\[]", rest)
-    base = rest if wild is None else rest[: rest.rfind("/", 0, wild.start()) + 1].rstrip("/")
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(text[:start] + quote(base, safe="/%:@,") + mark + options)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise PipelineError(f"{text!r} cannot be opened: {error}") from error
-    return Place(filesystem, path.rstrip("/") + rest[len(base) :], text)
-
-
-def _locate_fsspec(text: str, scheme: str) -> Place:
-    try:
-        import fsspec  # optional: only for schemes that pyarrow does not open
-
-        filesystem, path = fsspec.core.url_to_fs(text)
-    except ImportError as error:
-        raise PipelineError(
-            f"{text!r}: the scheme {scheme!r} is read through fsspec, and this is missing: {error}. "
-            "`pip install 'ghee[fsspec]'`, and the package that fsspec names."
-        ) from error
-    except (ValueError, OSError) as error:
-        raise PipelineError(
-            f"{text!r}: {error}. Known here: a local path, file://, "
-            f"{', '.join(sorted(s + '://' for s in ARROW_SCHEMES))} and what the installed fsspec packages open."
-        ) from error
-    return Place(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), str(path), text)

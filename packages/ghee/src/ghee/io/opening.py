@@ -18,6 +18,7 @@ from ghee.io.location import locate
 from ghee.io.sinks.files import FileSink, SinkOptions
 from ghee.io.sinks.formats import WRITERS
 from ghee.io.sinks.memory import CallbackSink, ListSink
+from ghee.io.stores.patience import PATIENCE
 
 DEFAULT_BATCH_SIZE = 4096
 DEFAULT_BUFFER = 1 << 16  # rows; at least 16 batches
@@ -38,6 +39,8 @@ def open_source(
     filesystem: Any = None,
     split_rows: int | None = None,
     schema: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    patience: float | None = None,
     **topic: Any,
 ) -> Source:
     """What is to be read; nothing is read yet.
@@ -52,18 +55,21 @@ def open_source(
     total and per epoch, the first in source order. `format`: "parquet", "csv", "tsv", "jsonl" or "arrow", where names
     do not say it. `filesystem`: of pyarrow or fsspec. `split_rows`: rows per split, about, in place of our choice.
     `schema` (pyarrow.Schema): types of columns of CSV and JSON lines, in place of what the first rows suggest.
+    `storage_options`: of the URL's store, as location.py says. `patience`: seconds for which a store may be away.
     `topic`: the options of a kafka:// URL (`ghee.io.kafka.options.ReadOptions`).
 
     Raises PipelineError with everything that is wrong with the arguments.
     """
     if is_kafka(source):
         unusable = {"filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format,
-                    "filesystem": filesystem, "split_rows": split_rows}  # fmt: skip
+                    "filesystem": filesystem, "split_rows": split_rows, "storage_options": storage_options,
+                    "patience": patience}  # fmt: skip
         return _topic(str(source), unusable, columns=columns, batch_size=batch_size, schema=schema, **topic)
     if topic:
         raise PipelineError(f"{', '.join(topic)}: for kafka://broker/topic only.")
     given = {"columns": columns, "filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit}
     given |= {"format": format, "filesystem": filesystem, "split_rows": split_rows, "schema": schema}
+    given |= {"storage_options": storage_options, "patience": patience}
     dataset = _dataset(source)
     paths = _paths(source) if dataset is None else dataset["paths"]
     if paths is None:
@@ -71,6 +77,7 @@ def open_source(
     if dataset is not None and format is None:
         format = dataset.get("format")
     problems = _source_problems(columns, batch_size, shuffle, limit, shuffle_buffer, split_rows)
+    problems += _seconds("patience", patience)
     expression = None
     try:
         expression = _expression(filter)
@@ -97,9 +104,10 @@ def open_source(
         format=format,
         split_rows=split_rows,
         schema=schema,
+        patience=PATIENCE if patience is None else float(patience),
     )
     expected = Expected() if dataset is None else Expected(dataset.get("rows"), dataset.get("digest"))
-    places = tuple(locate(path, filesystem) for path in paths)
+    places = tuple(locate(path, filesystem, storage_options) for path in paths)
     kinds = {(type(place.filesystem), place.filesystem.type_name) for place in places}
     if len(kinds) > 1 or any(not place.filesystem.equals(places[0].filesystem) for place in places):
         raise PipelineError(f"One source reads one filesystem; these are several: {[place.given for place in places]}.")
@@ -114,6 +122,8 @@ def open_sink(
     rows_per_file: int = DEFAULT_ROWS_PER_FILE,
     partition_by: str | Sequence[str] | None = None,
     filesystem: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    patience: float | None = None,
 ) -> Sink:
     """Where to write; nothing is written yet.
 
@@ -128,7 +138,7 @@ def open_sink(
     """
     keys = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by or ())
     if not isinstance(target, (str, os.PathLike)):
-        changed = [n for n, v in (("format", format), ("filesystem", filesystem), ("partition_by", partition_by)) if v]
+        changed = [n for n, v in _sink_options(format, filesystem, partition_by, storage_options, patience) if v]
         changed += ["mode"] if mode != "error" else []
         if changed:
             raise PipelineError(f"{', '.join(changed)}: a {type(target).__name__} as a sink takes no options.")
@@ -146,12 +156,13 @@ def open_sink(
     kind = format or format_of(os.fspath(target)) or "parquet"
     if kind not in WRITERS:
         problems.append(f"format={kind!r} is not written; allowed are {', '.join(map(repr, WRITERS))}.")
-    problems += _positive("rows_per_file", rows_per_file)
+    problems += _positive("rows_per_file", rows_per_file) + _seconds("patience", patience)
     if len(set(keys)) != len(keys) or not all(isinstance(key, str) and key for key in keys):
         problems.append(f"partition_by={partition_by!r} must name different columns.")
     if problems:
         raise PipelineError(" ".join(problems))
-    return FileSink(locate(target, filesystem), SinkOptions(mode, kind, rows_per_file, keys))
+    wait = PATIENCE if patience is None else float(patience)
+    return FileSink(locate(target, filesystem, storage_options), SinkOptions(mode, kind, rows_per_file, keys, wait))
 
 
 def _topic(url: str, unusable: Mapping[str, Any], **given: Any) -> Source:
@@ -162,6 +173,11 @@ def _topic(url: str, unusable: Mapping[str, Any], **given: Any) -> Source:
 
     address = parse_url(url)
     return KafkaSource(address, read_options(address, given))
+
+
+def _sink_options(format: Any, filesystem: Any, partition_by: Any, storage: Any, patience: Any) -> list[tuple[str, Any]]:
+    return [("format", format), ("filesystem", filesystem), ("partition_by", partition_by),
+            ("storage_options", storage), ("patience", patience)]  # fmt: skip
 
 
 def _dataset(source: object) -> dict[str, Any] | None:
@@ -231,6 +247,12 @@ def _source_problems(
     ):
         problems.append(f"columns={columns!r} must be a list of different column names.")
     return problems
+
+
+def _seconds(name: str, value: Any) -> list[str]:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0):
+        return []
+    return [f"{name}={value!r} must be a number of seconds, 0 or more."]
 
 
 def _positive(name: str, value: Any) -> list[str]:

@@ -24,13 +24,15 @@ MAX_CUTS_PER_GROUP = 8
 class FileRef:
     """A file as it was when it was listed: `size` in bytes, `mtime_ns` in ns where the store says it.
 
-    `partition` holds the values of the hive partitions in the order of the source's partition columns.
+    `partition` holds the values of the hive partitions in the order of the source's partition columns. `etag` is what
+    an object store calls this version of the file.
     """
 
     path: str
     size: int | None
     mtime_ns: int | None
     partition: tuple[int | str | None, ...] = ()
+    etag: str | None = None
 
 
 @dataclass(frozen=True)

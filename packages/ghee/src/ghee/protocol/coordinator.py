@@ -21,6 +21,7 @@ from ghee.protocol.position import Position, Step, Tracker, Uneven
 from ghee.protocol.recovery import Recovery
 from ghee.protocol.share import Rounds
 from ghee.protocol.splits import Splits
+from ghee.protocol.worlds import Worlds
 
 RETRIES = 3
 """How often a world may be started again, unless the run says otherwise."""
@@ -65,6 +66,8 @@ class Coordinator:
         }
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
         self.branches = Branches(self.recovery, self._skip)
+        self.worlds = Worlds(self.edges, self.splits, self.recovery)
+        self._elastic = [edge for edge in self.edges if edge.rules.begin is not None]
         self.first_failure: m.Fail | None = None
         self.finished = False
         self._tally: dict[tuple[RankId, int], int] = {}
@@ -97,6 +100,13 @@ class Coordinator:
         out, self._out = self._out, []
         return out
 
+    def scale(self, stage: int, worlds: int) -> list[Action]:
+        """Have an elastic stage consist of so many worlds from now on."""
+        if self.finished:
+            return []
+        self._out.extend(self.worlds.ask(self.edges[stage], worlds))
+        return self.on()
+
     def _is_alive(self, rank: RankId) -> bool:
         """What a dead rank had said last is as if it had not been said: it was lost with it."""
         edge = self.edges[rank.stage]
@@ -105,8 +115,9 @@ class Coordinator:
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_joined(self, event: m.Joined) -> None:
-        if event.rank.life and event.rank.stage > 0:
-            self.edges[event.rank.stage].credit.add(event.rank)
+        edge = self.edges[event.rank.stage]
+        if edge.rules.kind != "read" and event.rank not in edge.credit.used:
+            edge.credit.add(event.rank)
 
     def _on_idle(self, event: m.Idle) -> None:
         self.splits.idle(event.rank)
@@ -182,6 +193,9 @@ class Coordinator:
             entry.expected_rows += event.rows if expected is None else expected
             for edge in self.edges[1:]:
                 edge.counted(key, event.batches)
+
+    def _on_gave_back(self, event: m.GaveBack) -> None:
+        self.splits.gave_back(event)
 
     def _on_accepted(self, event: m.Accepted) -> None:
         edge = self.edges[event.rank.stage]
@@ -283,6 +297,7 @@ class Coordinator:
         for name in list(edge.held[event.rank]):
             self._take_in(event.rank, name)
         self._left(edge)
+        self._out.extend(self.worlds.returned(edge, event.rank))
 
     def _left(self, edge: Edge) -> None:
         """A rank has left a stage: nothing is wanted any more where all have."""
@@ -336,7 +351,7 @@ class Coordinator:
 
     def _settle(self) -> None:
         """Give away what can be given, and close epochs that have ended, from the source down."""
-        self._out.extend(self.splits.hand_out(self.edges[0].ranks))
+        self._out.extend(self.splits.hand_out(self.edges[0].takers))
         self._tell_ends(self.edges[0])
         for edge in self.edges[1:]:
             self._advance(edge)
@@ -344,7 +359,10 @@ class Coordinator:
             if edge.rules.when_slow is not m.WhenSlow.WAIT:
                 self._out.extend(self.branches.pass_over(edge))
                 self._advance(edge)
-                self._out.extend(self.splits.hand_out(self.edges[0].ranks))  # what the branch has missed
+                self._out.extend(self.splits.hand_out(self.edges[0].takers))  # what the branch has missed
+        for edge in self._elastic:
+            if edge.leaving and not self.finished:
+                self._out.extend(self.worlds.settle(edge))
 
     def _advance(self, edge: Edge) -> None:
         self._give_away(edge)
@@ -481,7 +499,7 @@ class Coordinator:
         return True
 
     def _present(self, edge: Edge) -> Iterator[RankId]:
-        return (rank for rank in edge.ranks if rank not in edge.returned)
+        return (rank for rank in edge.ranks if rank not in edge.returned and rank not in edge.parting)
 
     def _share(self, edge: Edge, epoch: int, rank: RankId) -> tuple[int, int]:
         """How many batches the rank is to deliver in the epoch, and how many were sent to it."""
@@ -497,6 +515,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     m.Made: Coordinator._on_made,
     m.Finished: Coordinator._on_finished,
     m.SplitDone: Coordinator._on_split_done,
+    m.GaveBack: Coordinator._on_gave_back,
     m.Accepted: Coordinator._on_accepted,
     m.Recalled: Coordinator._on_recalled,
     m.Consumed: Coordinator._on_consumed,

@@ -37,6 +37,7 @@ class Credit:
         self.used: dict[RankId, int] = {}
         self._held: dict[RankId, dict[int, tuple[int, int]]] = {}
         self._heap: list[tuple[int, RankId]] = []
+        self._leaving: set[RankId] = set()
         for receiver in receivers:
             self.add(receiver)
 
@@ -50,6 +51,17 @@ class Credit:
         """A receiver is gone, which may never have been there; what it held is free."""
         self.used.pop(receiver, None)
         self._held.pop(receiver, None)
+        self._leaving.discard(receiver)
+
+    def leave(self, receiver: RankId) -> None:
+        """The receiver is to leave: it gets nothing more, and gives back what it holds."""
+        self._leaving.add(receiver)
+
+    def stay(self, receiver: RankId) -> None:
+        """The receiver is not to leave after all."""
+        self._leaving.discard(receiver)
+        if receiver in self.used:
+            heapq.heappush(self._heap, (self.used[receiver], receiver))
 
     def has_room(self, receiver: RankId, size: int, epoch: int) -> bool:
         """Whether the receiver takes `size` bytes more of `epoch`."""
@@ -83,11 +95,11 @@ class Credit:
     def least_loaded(self) -> RankId | None:
         """The receiver that holds the fewest bytes: O(log n), stale entries are dropped on the way."""
         if len(self._heap) > 64 + 4 * len(self.used):
-            self._heap = [(used, receiver) for receiver, used in self.used.items()]
+            self._heap = [(used, receiver) for receiver, used in self.used.items() if receiver not in self._leaving]
             heapq.heapify(self._heap)
         while self._heap:
             used, receiver = self._heap[0]
-            if self.used.get(receiver) != used:
+            if self.used.get(receiver) != used or receiver in self._leaving:
                 heapq.heappop(self._heap)
             else:
                 return receiver

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ghee.protocol.credit import Credit
 from ghee.protocol.lineage import Batch
-from ghee.protocol.messages import BatchId, RankId, Tail, WhenSlow
+from ghee.protocol.messages import Action, BatchId, EpochEnd, RankId, StreamEnd, Tail, WhenSlow
 from ghee.protocol.position import Position
 from ghee.protocol.sequence import Sequence
 from ghee.protocol.share import Rounds
@@ -24,7 +24,8 @@ class StageRules:
     `credit` is in bytes and `most` in batches, both for each rank. `depth` counts the functions that a batch has passed
     through before it arrives here. `after_loop`: a loop lies upstream, so that batches may come after the last epoch.
     `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when this stage fails, as
-    long as another such stage has not.
+    long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning, where they may
+    join late and leave; `ranks` are then those that may be there at most.
     """
 
     index: int
@@ -40,6 +41,7 @@ class StageRules:
     world: int = 1
     when_slow: WhenSlow = WhenSlow.WAIT
     may_fail: bool = False
+    begin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class SourceRules:
 class Edge:
     """The edge into a stage. `ready`: batches to be given away, by epoch; `late`: those of a rank that died.
 
-    `held`: what each rank was given and is not done with; `given`: how many batches, by epoch and rank; `open`: inputs
-    of a map stage that are not finished; `lost`: batches that are to be made again; `missed`: batches that went past, by
-    epoch, to be made again when there is room.
+    `returned`: ranks that are not there, because they have returned, have left, or have not been started yet; `leaving`:
+    those that get nothing more; `parting`: those of them that were told so. `held`: what each rank was given and is not
+    done with; `given`: how many batches, by epoch and rank; `open`: inputs of a map stage that are not finished; `lost`:
+    batches that are to be made again; `missed`: batches that went past, by epoch, to be made again when there is room.
     """
 
     def __init__(self, rules: StageRules, epochs: int, splits: int, first: int = 0, taken: Position | None = None) -> None:
@@ -67,7 +70,8 @@ class Edge:
         self.splits = splits
         self.epochs = epochs + rules.after_loop
         self.ranks = [RankId(rules.index, index) for index in range(rules.ranks)]
-        self.credit = Credit(self.ranks, rules.credit, rules.most)
+        begin = rules.ranks if rules.begin is None else rules.begin * rules.world
+        self.credit = Credit(self.ranks[:begin], rules.credit, rules.most)
         self.epoch = first
         self.ready: dict[int, dict[BatchId, Batch]] = {}
         self.late: dict[BatchId, Batch] = {}
@@ -80,7 +84,9 @@ class Edge:
         self.told = first
         self.told_end = False
         self.done: dict[int, set[RankId]] = {}
-        self.returned: set[RankId] = set()
+        self.returned: set[RankId] = set(self.ranks[begin:])
+        self.leaving: set[RankId] = set()
+        self.parting: set[RankId] = set()
         self.filled: set[int] = set()
         self.restarts: dict[int, int] = {}
         self._rounds: dict[int, Rounds] = {}
@@ -163,3 +169,14 @@ class Edge:
         """The ranks that live and die with a rank."""
         first = rank.index - rank.index % self.rules.world
         return self.ranks[first : first + self.rules.world]
+
+    def ends_so_far(self, rank: RankId) -> list[Action]:
+        """What a rank that joins late must hear: the ends of the epochs before, of which it had nothing."""
+        ends: list[Action] = [EpochEnd(rank, epoch, 0, 0) for epoch in range(self.first, self.told)]
+        return [*ends, StreamEnd(rank, self.epochs)] if self.told_end else ends
+
+    def takers(self) -> list[RankId]:
+        """The ranks that may be given something to do."""
+        if self.rules.begin is None:
+            return self.ranks
+        return [rank for rank in self.ranks if rank not in self.returned and rank not in self.leaving]

@@ -95,6 +95,14 @@ class SplitDone(NamedTuple):
     partial: bool = False
 
 
+class GaveBack(NamedTuple):
+    """The answer to `GiveBack`: what is left of the split is for another rank. What was made of it stays made."""
+
+    rank: RankId
+    epoch: int
+    split: int
+
+
 class Accepted(NamedTuple):
     """A batch has arrived at the rank it was sent to."""
 
@@ -179,7 +187,8 @@ class Died(NamedTuple):
 class Read(NamedTuple):
     """Read the split that is the `split`-th of the epoch; of its batches only those in `only`, and none in `skip`.
 
-    `redo`: it was read, or begun, before by a rank that died.
+    `redo`: it was read, or begun, before by a rank that died or left. `now`: in the middle of the split that the rank is
+    reading, which comes later, as soon as that has to wait for room.
     """
 
     rank: RankId
@@ -188,6 +197,15 @@ class Read(NamedTuple):
     skip: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     redo: bool = False
+    now: bool = False
+
+
+class GiveBack(NamedTuple):
+    """The rank is to leave: stop reading the split after the batch at hand and say `GaveBack`, unless it is done with it."""
+
+    rank: RankId
+    epoch: int
+    split: int
 
 
 class Send(NamedTuple):
@@ -244,6 +262,18 @@ class Restart(NamedTuple):
     reason: str
 
 
+class Start(NamedTuple):
+    """Told to the driver itself: start a world that joins late."""
+
+    ranks: tuple[RankId, ...]
+
+
+class Left(NamedTuple):
+    """Told to the driver itself: a world that was to leave has nothing left that anybody needs. Stop it."""
+
+    ranks: tuple[RankId, ...]
+
+
 class Release(NamedTuple):
     """The first `rounds` batches of the epoch may be delivered: every rank of the world has as many."""
 
@@ -297,10 +327,10 @@ class Fail(NamedTuple):
 
 
 Event = (
-    Joined | Idle | Made | Finished | SplitDone | Accepted | Recalled | Consumed | EpochDone | Checkpointed
+    Joined | Idle | Made | Finished | SplitDone | GaveBack | Accepted | Recalled | Consumed | EpochDone | Checkpointed
     | Returned | Failed | Died
 )  # fmt: skip
 Action = (
-    Read | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Record | Recorded
-    | Restart | GaveUp | Finish | Fail
+    Read | GiveBack | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Record | Recorded
+    | Restart | Start | Left | GaveUp | Finish | Fail
 )  # fmt: skip

@@ -31,6 +31,10 @@ class Recovery:
         """Until it has arrived everywhere, the batch would be lost with the rank."""
         self._from.setdefault(rank, {})[batch.id] = batch
 
+    def is_needed(self, rank: RankId) -> bool:
+        """Whether something would be lost if the rank were gone now."""
+        return bool(self._from.get(rank))
+
     def arrived(self, batch: Batch, stage: int) -> list[Action]:
         """The batch has arrived at one of the stages that it was on its way to."""
         way = batch.ways[stage]
@@ -64,19 +68,22 @@ class Recovery:
     # ── a death ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def bury(self, died: m.Died) -> list[Action]:
-        """A rank has died, and its world with it: find what is lost, and have the world started again."""
+        """A rank has died, and its world with it: find what is lost, and have the world started again.
+
+        A world that was to leave is not started again, and its death does not count.
+        """
         rank, reason = died.rank, died.reason
         edge = self._edges[rank.stage]
         world = edge.world_of(rank)
         if edge.is_consumer or edge.rules.after_loop:  # what a loop has made cannot be made again
             return [] if rank in edge.returned else [m.Fail("died", reason, rank, again=died.killed)]
         number = rank.index // edge.rules.world
-        before = edge.restarts.get(number, 0)
-        if not died.killed or before == self.retries:
+        before, leaving = edge.restarts.get(number, 0), rank in edge.leaving
+        if not died.killed or (before == self.retries and not leaving):
             return [m.Fail("died", f"{reason} (started again {before} times before)" if before else reason, rank)]
-        edge.restarts[number] = before + 1
+        edge.restarts[number] = before + (not leaving)
         new = [member._replace(life=member.life + 1) for member in world]
-        actions: list[Action] = [m.Restart(tuple(new), reason)]
+        actions: list[Action] = [m.Left(tuple(world)) if leaving else m.Restart(tuple(new), reason)]
         for dead, born in zip(world, new, strict=True):
             actions += self._bury(edge, dead, born)
         return actions
@@ -89,9 +96,13 @@ class Recovery:
         for done in edge.done.values():
             done.discard(dead)
         self._splits.bury(dead)
-        actions: list[Action] = [m.EpochEnd(born, epoch, 0, 0) for epoch in range(edge.first, edge.told)]
-        if edge.told_end:
-            actions.append(m.StreamEnd(born, edge.epochs))
+        actions: list[Action] = []
+        if dead in edge.leaving:
+            edge.returned.add(born)
+            edge.leaving.discard(dead)
+            edge.parting.discard(dead)
+        else:
+            actions = edge.ends_so_far(born)
         held = edge.held.pop(dead)
         edge.held[born] = {}
         for batch in held.values():

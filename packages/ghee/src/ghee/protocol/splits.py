@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ghee.protocol.edge import SourceRules
-from ghee.protocol.messages import RankId, Read, SplitDone
+from ghee.protocol.messages import GaveBack, GiveBack, RankId, Read, SplitDone
 
 SplitKey = tuple[int, int]
 """Epoch, and the split's place in the epoch's order."""
@@ -29,10 +29,11 @@ class Splits:
         self.source = source
         self._finished = finished
         self._idle: dict[RankId, None] = {}
+        self._leaving: set[RankId] = set()
         self._epoch = first
         here = range(len(source.rows)) if first < source.epochs else ()
         self._left: deque[int] = deque(place for place in here if place not in taken)
-        self._whole: dict[RankId, SplitKey] = {}
+        self._whole: dict[RankId, list[SplitKey]] = {}
         self._begun: dict[SplitKey, None] = {}
         self._again: dict[SplitKey, set[int]] = {}
         self._some: dict[RankId, list[tuple[SplitKey, frozenset[int]]]] = {}
@@ -58,9 +59,49 @@ class Splits:
         pending = (*self._again, *(key for reads in self._some.values() for key, _ in reads))
         return all(key[0] != epoch for key in pending)
 
+    @property
+    def left(self) -> int:
+        """How many splits no rank has been given yet, in all epochs."""
+        epochs = max(0, self.source.epochs - 1 - self._epoch)
+        return len(self._left) + len(self._begun) + epochs * len(self.source.rows)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the newest split that was given to a rank."""
+        return self._epoch
+
     def idle(self, rank: RankId) -> None:
         """The rank asks for a split."""
         self._idle[rank] = None
+
+    def leave(self, rank: RankId) -> list[GiveBack]:
+        """The rank is to leave: it gets no more, and gives back what it is reading."""
+        self._leaving.add(rank)
+        return [GiveBack(rank, *key) for key in self._whole.get(rank, ())]
+
+    def stay(self, rank: RankId) -> None:
+        """The rank is not to leave after all."""
+        self._leaving.discard(rank)
+
+    def forget(self, rank: RankId) -> None:
+        """The rank, which reads nothing, has left."""
+        self._idle.pop(rank, None)
+        self._leaving.discard(rank)
+        self._whole.pop(rank, None)
+        self._some.pop(rank, None)
+
+    def is_reading(self, rank: RankId) -> bool:
+        """Whether the rank reads something."""
+        return bool(self._whole.get(rank) or self._some.get(rank))
+
+    def gave_back(self, event: GaveBack) -> None:
+        """A rank has stopped reading a split in the middle of it: another goes on."""
+        self._put_back(event.rank, (event.epoch, event.split))
+
+    def _put_back(self, rank: RankId, key: SplitKey) -> None:
+        self._whole[rank].remove(key)
+        if key not in self.done:
+            self._begun[key] = None
 
     def read_again(self, root: tuple[int, ...]) -> None:
         """A batch of the source is to be made again."""
@@ -73,7 +114,8 @@ class Splits:
             reads = self._some[event.rank]
             reads.remove(next(read for read in reads if read[0] == key))
             return False
-        self._whole.pop(event.rank, None)
+        if key in self._whole.get(event.rank, ()):
+            self._whole[event.rank].remove(key)
         new = key not in self.done
         if new:
             self.done.add(key)
@@ -83,36 +125,51 @@ class Splits:
 
     def bury(self, dead: RankId) -> None:
         """The rank has died: what it was reading is to be read by another."""
-        self._idle.pop(dead, None)
-        for key, some in self._some.pop(dead, []):
+        for key, some in self._some.get(dead, []):
             self._again.setdefault(key, set()).update(some)
-        whole = self._whole.pop(dead, None)
-        if whole is not None and whole not in self.done:
-            self._begun[whole] = None
+        for key in list(self._whole.get(dead, ())):
+            self._put_back(dead, key)
+        self.forget(dead)
 
-    def hand_out(self, ranks: Sequence[RankId]) -> list[Read]:
-        """Splits for the ranks that have none; and single batches that are to be read again, for any of `ranks`.
+    def hand_out(self, ranks: Callable[[], Sequence[RankId]]) -> list[Read]:
+        """Splits for the ranks that have none; and single batches that are to be read again, for any of `ranks()`.
 
-        A rank that is busy reads those at once, whatever room it has: nothing else might move before they are there.
+        A rank that is busy reads those at once, whatever room it has: nothing else might move before they are there. So it
+        does with a split that another has begun, where its own comes later: that might wait for this one.
         """
         found = []
         for key in list(self._again):
-            rank = next(iter(self._idle), ranks[self._turn % len(ranks)])
+            rank = self._first_idle() or (there := ranks())[self._turn % len(there)]
             self._turn += 1
             some = frozenset(self._again.pop(key))
             self._some.setdefault(rank, []).append((key, some))
             found.append(Read(rank, *key, only=some, redo=True))
-        while self._idle and (next_key := self._next()) is not None:
-            rank = next(iter(self._idle))
-            del self._idle[rank]
-            self._whole[rank] = next_key
-            found.append(Read(rank, *next_key, skip=self._finished(next_key), redo=next_key in self._begun))
-            self._begun.pop(next_key, None)
+        while (idle := self._first_idle()) is not None and (next_key := self._next()) is not None:
+            del self._idle[idle]
+            found.append(self._read(idle, next_key, now=False))
+        for key in sorted(self._begun):
+            first = {rank: min(keys) for rank in ranks() if (keys := self._whole.get(rank))}
+            busy = max(first, key=first.__getitem__, default=None)
+            if busy is None or first[busy] < key:
+                break
+            found.append(self._read(busy, key, now=True))
         return found
+
+    def _first_idle(self) -> RankId | None:
+        for rank in self._idle:
+            if rank not in self._leaving and not self._whole.get(rank):  # it may have one yet that it was to read at once
+                return rank
+        return None
+
+    def _read(self, rank: RankId, key: SplitKey, now: bool) -> Read:
+        self._whole.setdefault(rank, []).append(key)
+        begun = key in self._begun
+        self._begun.pop(key, None)
+        return Read(rank, *key, skip=self._finished(key), redo=begun, now=now)
 
     def _next(self) -> SplitKey | None:
         if self._begun:
-            return next(iter(self._begun))
+            return min(self._begun)
         while not self._left:
             if self._epoch + 1 >= self.source.epochs or not self.source.rows:
                 return None

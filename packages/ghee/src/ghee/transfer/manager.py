@@ -193,6 +193,7 @@ class TransferManager:
         self._addresses: dict[RankId, str] = {}
         self._inbox: dict[BatchId, Arrived] = {}
         self._urgent: deque[m.Read] = deque()
+        self._given_back: set[tuple[int, int]] = set()
         self._first_at = 0.0
         self.cpu_clock: Callable[[], float] = time.process_time
         """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
@@ -255,7 +256,9 @@ class TransferManager:
                 self.times.waited_input += time.perf_counter() - began
             if self.trace is not None:
                 self.trace.wait("waits for a split", began)
-            return self.urgent_read() or self._reads.popleft()
+            read = self.urgent_read() or self._reads.popleft()
+            self._disordered = self._disordered or (isinstance(read, m.Read) and read.redo)
+            return read
 
     def count_work(self) -> None:
         """For a loop, whose work is all the time since its first batch in which it did not wait."""
@@ -269,6 +272,10 @@ class TransferManager:
             return None
         self._disordered = True
         return self._urgent.popleft()
+
+    def gives_back(self, read: m.Read) -> bool:
+        """For a reading rank: whether it is to leave the rest of the split to another."""
+        return read.only is None and (read.epoch, read.split) in self._given_back
 
     def urgent_batch(self) -> Arrived | None:
         """For a map rank: the batch that is to be taken before anything else, if there is one."""
@@ -318,13 +325,13 @@ class TransferManager:
     def wait_for_room(self, upto: BatchId) -> bool:
         """Wait until the outbox may take another batch that does not come after `upto`.
 
-        False if there is something urgent to be done first, for which room does not count.
+        False if there is something urgent to be done first, for which room does not count, or a split to be given back.
         """
         with self._changed:
             self._check_stopped()  # a rank that always has room waits for nothing else
             began = time.perf_counter()
             while self._outbox.held(upto, self._disordered) >= self._settings.room:
-                if self._urgent or self._delivery.is_urgent:
+                if self._urgent or self._delivery.is_urgent or upto[:2] in self._given_back:
                     return False
                 self._wait()
             self.times.waited_room += time.perf_counter() - began
@@ -533,7 +540,10 @@ class TransferManager:
                 self._delivery.stream_ended(action.epochs)
                 self._reads.append(action)
             case m.Read():
-                (self._reads if action.only is None else self._urgent).append(action)
+                self._given_back.discard((action.epoch, action.split))
+                (self._urgent if action.only is not None or action.now else self._reads).append(action)
+            case m.GiveBack():
+                self._given_back.add((action.epoch, action.split))
             case _:
                 raise AssertionError(f"no rank is told {action}")
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ghee.errors import GheeError, SourceCorruptError, SourceError
 from ghee.io.plan import FileRef, Piece, Unit
+from ghee.io.stores.patience import first_line, is_passing
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ def reading(where: str) -> Iterator[None]:
         raise SourceError(f"{where} is gone: it was there when the source was listed.") from error
     except PermissionError as error:
         raise SourceError(f"{where} may not be read: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        if is_passing(error):
+            raise SourceError(f"{where} cannot be reached: {first_line(error)}") from error
+        raise SourceCorruptError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
     # struct.error and EOFError come from Python's decompressors, UnicodeDecodeError (a ValueError) from names.
-    except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as error:
+    except (EOFError, ValueError, struct.error) as error:
         raise SourceCorruptError(f"{where} cannot be read: {type(error).__name__}: {error}") from error

@@ -33,6 +33,7 @@ from ghee.io.sinks.staging import (
     write_file,
 )
 from ghee.io.sinks.writer import FileWriter
+from ghee.io.stores.patience import FIRST_PATIENCE, PATIENCE, first_line, patiently
 
 VERSION = 1
 
@@ -45,6 +46,7 @@ class SinkOptions:
     format: str
     rows_per_file: int
     partition_by: tuple[str, ...] = ()
+    patience: float = PATIENCE
 
 
 class FileSink:
@@ -75,7 +77,8 @@ class FileSink:
     def prepare(self) -> None:
         filesystem = self._place.filesystem
         with self._failing("prepare"):
-            kind = filesystem.get_file_info(self.target).type
+            first = min(FIRST_PATIENCE, self._options.patience)
+            kind = patiently(lambda: filesystem.get_file_info(self.target).type, first, self._place.given)
             if kind == pafs.FileType.File:
                 raise SinkExistsError(f"{self._place.given} is a file; a sink writes a folder. Name a folder, or remove it.")
             self._made_target = kind == pafs.FileType.NotFound
@@ -133,7 +136,7 @@ class FileSink:
         except GheeError:
             raise
         except (OSError, pa.ArrowException) as error:
-            raise SinkError(f"{self._place.given}: {what} failed: {error}") from error
+            raise SinkError(f"{self._place.given}: {what} failed: {first_line(error)}") from error
 
     def _old_files(self) -> list[str]:
         """The visible files below the target, as paths below it."""

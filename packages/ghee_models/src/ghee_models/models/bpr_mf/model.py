@@ -23,4 +23,4 @@ class BPRMF(EmbeddingRecommender[Config]):
         return BPRNetwork(self.users.size, self.items.size, c.dim, c.l2)
 
     def vectors(self, network: nn.Module) -> tuple[Scores, Scores]:
-        return network.users.weight.numpy(), network.items.weight.numpy()  # type: ignore[union-attr]
+        return network.users.weight.cpu().numpy(), network.items.weight.cpu().numpy()  # type: ignore[union-attr,operator]

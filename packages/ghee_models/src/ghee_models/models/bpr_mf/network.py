@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ghee_models.embeddings import Table
+
 
 class BPRNetwork(nn.Module):
     """score(u, i) = <p_u, q_i>; loss = -mean log sigmoid(score(u, i) - score(u, j)) (Rendle et al. 2009)."""
 
     def __init__(self, n_users: int, n_items: int, dim: int, l2: float) -> None:
         super().__init__()
-        self.users = nn.Embedding(n_users, dim)
-        self.items = nn.Embedding(n_items, dim)
+        self.users = Table(n_users, dim)
+        self.items = Table(n_items, dim)
         nn.init.xavier_normal_(self.users.weight)
         nn.init.xavier_normal_(self.items.weight)
         self.l2 = l2

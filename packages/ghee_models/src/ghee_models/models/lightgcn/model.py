@@ -28,5 +28,5 @@ class LightGCN(EmbeddingRecommender[Config]):
         return network
 
     def vectors(self, network: nn.Module) -> tuple[Scores, Scores]:
-        both = network.vectors().numpy()  # type: ignore[operator]
+        both = network.vectors().cpu().numpy()  # type: ignore[operator]
         return both[: self.users.size], both[self.users.size :]

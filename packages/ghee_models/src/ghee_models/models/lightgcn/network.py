@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ghee_models.embeddings import Table
+
 
 def normalized_adjacency(users: torch.Tensor, items: torch.Tensor, n_users: int, n_items: int) -> torch.Tensor:
     """A = D^-1/2 [[0, R], [R', 0]] D^-1/2 of distinct (user, item) pairs, as sparse CSR: 2 entries per pair."""
@@ -47,13 +49,15 @@ class LightGCNNetwork(nn.Module):
     def __init__(self, n_users: int, n_items: int, dim: int, layers: int, l2: float) -> None:
         super().__init__()
         self.n_users, self.layers, self.l2 = n_users, layers, l2
-        self.table = nn.Embedding(n_users + n_items, dim)
+        self.table = Table(n_users + n_items, dim)
         nn.init.normal_(self.table.weight, std=0.1)
         self.adjacency: torch.Tensor | None = None  # neither parameter nor buffer: rebuilt from the interactions
 
     def vectors(self) -> torch.Tensor:
         """The propagated vectors of all users, then of all items."""
         layer = self.table.weight
+        if self.adjacency is not None and self.adjacency.device != layer.device:
+            self.adjacency = self.adjacency.to(layer.device)
         total = layer
         for _ in range(self.layers):
             layer = SymmetricProduct.apply(self.adjacency, layer)
@@ -62,10 +66,17 @@ class LightGCNNetwork(nn.Module):
 
     def forward(self, users: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
         vectors = self.vectors()
-        u, p = vectors[users], vectors[positives + self.n_users]
-        n = vectors[negatives + self.n_users]
+        rows = torch.cat([users, positives + self.n_users, (negatives + self.n_users).reshape(-1)])
+        found = vectors.index_select(0, rows)
+        u, p, n = self._parts(found, negatives)
         margin = (u * p).sum(-1, keepdim=True) - (u[:, None] * n).sum(-1)
         loss = nn.functional.softplus(-margin).mean()
-        own = self.table(users), self.table(positives + self.n_users), self.table(negatives + self.n_users)
+        own = self._parts(self.table(rows), negatives)
         squares = own[0].square().sum() + own[1].square().sum() + own[2].square().sum() / negatives.shape[1]
         return loss + self.l2 * squares / (2 * len(users))
+
+    @staticmethod
+    def _parts(found: torch.Tensor, negatives: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The rows of users, positives and negatives again."""
+        rows, number = negatives.shape
+        return found[:rows], found[rows : 2 * rows], found[2 * rows :].view(rows, number, -1)

