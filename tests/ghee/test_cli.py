@@ -214,7 +214,7 @@ def test_traceback_is_shown_on_request(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["walk"], ["run"], ["run", "a.py:b", "--on", "mars"], ["explain", "a.py:b", "--on", "local"]]
+    "arguments", [["walk"], ["run"], ["run", "a.py:b", "--on", "mars"], ["explain", "a.py:b", "--on", "inline"]]
 )
 def test_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
