@@ -43,6 +43,8 @@ class Plan:
     """The seed of the order of the splits; None: that of the simulation."""
     slow: tuple[int, ...] = ()
     fails: bool = False
+    endless: bool = False
+    """The epochs are cut one by one while it runs, and its end is told like that of a stream that is stopped."""
     changes: int = 0
     """How often the number of worlds of some elastic stage changes."""
 
@@ -360,7 +362,10 @@ class Simulation:
             for epoch in range(plan.epochs)
         ]
         rows = [batches * ROWS for batches in plan.splits]
-        self.coordinator = Coordinator(plan.stages, SourceRules(plan.epochs, orders.__getitem__, rows), retries, plan.start)
+        source = SourceRules(plan.epochs, orders.__getitem__, rows)
+        if plan.endless:
+            source = SourceRules(0, orders.__getitem__, rows, {}, ended=False)
+        self.coordinator = Coordinator(plan.stages, source, retries, plan.start)
         for stage in plan.stages:
             for index in range(stage.ranks if stage.begin is None else stage.begin * stage.world):
                 self.add(RankId(stage.index, index))
@@ -447,8 +452,17 @@ class Simulation:
             elif action.rank not in self.dead:
                 self.early.setdefault(action.rank, []).append(action)
 
+    def cut(self) -> bool:
+        """A further epoch of an endless source, or its end."""
+        source = self.coordinator.source
+        more = source.epochs < self.plan.epochs
+        self.carry_out(self.coordinator.cut(len(self.plan.splits)) if more else self.coordinator.end_source())
+        return True
+
     def moves(self) -> list[Callable[[], bool]]:
         moves: list[Callable[[], bool]] = []
+        if not self.coordinator.source.ended and self.coordinator.splits.are_handed_out:
+            moves.append(self.cut)
         for rank, queue in self.to_driver.items():
             if queue:
                 moves.append(lambda rank=rank: self.carry_out(self.coordinator.on(self.to_driver[rank].popleft())) or True)

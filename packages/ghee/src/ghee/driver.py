@@ -16,6 +16,7 @@ import cloudpickle
 from ghee import failure
 from ghee.checkpoints import Checkpoints
 from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
+from ghee.feed import Feed
 from ghee.journal import Journal
 from ghee.launch.contract import Death, Launcher, World
 from ghee.limit import find_limit
@@ -24,6 +25,7 @@ from ghee.protocol import messages as m
 from ghee.protocol.coordinator import RETRIES, Coordinator
 from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Event, RankId
+from ghee.protocol.position import Position
 from ghee.rank import run_rank
 from ghee.report import Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
@@ -89,6 +91,8 @@ class Driver:
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
         self._splits: list[Any] = []
+        self._draining = threading.Event()
+        self._feed: Feed | None = None
         self._unread: list[Message] = []
         self._numbers = Numbers([stage.size for stage in plan.stages])
 
@@ -100,12 +104,19 @@ class Driver:
         if hasattr(self, "_endpoint"):
             self._endpoint.wake()
 
+    def drain(self) -> None:
+        """End a stream in order: nothing more is taken of it, and what was is brought to its end. From any thread."""
+        self._draining.set()
+        if hasattr(self, "_endpoint"):
+            self._endpoint.wake()
+
     def run(self) -> None:
         """Run to the end. Raises the user's own exception, or a GheeError."""
         sinks = [stage.payload for stage in self.plan.stages if stage.kind == "write"]
         prepared: list[Any] = []
         try:
-            self._splits = self.plan.source.splits()
+            if not self.plan.endless:
+                self._splits = self.plan.source.splits()
             self._write_beginning()
             self.launcher.check(self._worlds(at_most=True))
             for sink in sinks:
@@ -113,7 +124,8 @@ class Driver:
                 prepared.append(sink)
             self._endpoint = self.launcher.endpoint()
             rules = [replace(stage.rules, begin=self._replicas.get(stage.index)) for stage in self.plan.stages]
-            self._coordinator = Coordinator(rules, self._source_rules(), self._retries, self._start.positions)
+            positions = self._open_feed() if self.plan.endless else self._start.positions
+            self._coordinator = Coordinator(rules, self._source_rules(), self._retries, positions)
             self._scaling = Scaling(self.plan, self._coordinator, self.launcher.cores)
             edges = self._coordinator.edges
             self._balanced.update((edge.rules.index, epoch) for edge in edges for epoch in range(edges[0].first))
@@ -122,6 +134,8 @@ class Driver:
             self._carry_out(self._coordinator.start())
             self._follow()
             self._stop_ranks()
+            if self._feed is not None:
+                self._feed.finished()
             for stage in self.plan.stages:
                 if stage.kind == "write":
                     parts = [cloudpickle.loads(self.results[RankId(stage.index, rank)]) for rank in range(stage.size)]
@@ -131,9 +145,33 @@ class Driver:
             raise
         finally:
             self._ended = time.time()
+            if self._feed is not None:
+                self._feed.close()
             self.launcher.close()
             if hasattr(self, "_endpoint"):
                 self._endpoint.close()
+
+    def _open_feed(self) -> dict[int, Position]:
+        """Join the stream. Returns where each end begins: a sink with the first epoch that was not acknowledged."""
+        positions = dict(self._start.positions)
+        stream = self.plan.source.stream(self._endpoint.wake)
+        self._feed = Feed(self.plan, stream, self._journal, positions)
+        for stage in self.plan.stages:
+            if stage.kind == "write":
+                positions[stage.index] = Position(self._feed.first)
+        self._feed.begin()
+        return positions
+
+    def _cut(self) -> None:
+        """Take the next epoch of a stream, or end it."""
+        if self._feed is None or self._coordinator.source.ended:
+            return
+        if self._draining.is_set():
+            self._carry_out(self._coordinator.end_source())
+            return
+        splits = self._feed.next(self._coordinator.splits.are_handed_out)
+        if splits is not None:
+            self._carry_out(self._coordinator.cut(splits))
 
     def _write_beginning(self) -> None:
         if self._journal is not None:
@@ -166,6 +204,8 @@ class Driver:
     # ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _source_rules(self) -> SourceRules:
+        if self._feed is not None:
+            return SourceRules(self._feed.first, lambda epoch: (), [], {}, ended=False)
         orders: dict[int, list[int]] = {}
 
         def order(epoch: int) -> Sequence[int]:
@@ -267,6 +307,7 @@ class Driver:
                 elif isinstance(event, m.Failed):
                     self._look_for_first_cause(event)
             self._carry_out(self._coordinator.on(*events))
+            self._cut()
             self._scale()
             self._show()
         if isinstance(self._outcome, m.Fail):
@@ -287,8 +328,12 @@ class Driver:
     def _carry_out(self, actions: Sequence[Action]) -> None:
         by_rank: dict[RankId, list[Action]] = defaultdict(list)
         for action in actions:
+            if isinstance(action, m.Read) and self._feed is not None:
+                action = self._feed.with_split(action)
             if isinstance(action, m.EpochBalanced):
                 self._balanced.add((action.stage, action.epoch))
+                if self._feed is not None:
+                    self._feed.balanced(action)
             elif isinstance(action, m.Finish | m.Fail):
                 self._outcome = action
             elif isinstance(action, m.Restart):
@@ -299,6 +344,8 @@ class Driver:
                 self._stop_world(action.ranks)
             elif isinstance(action, m.Record):
                 self._record(action)
+                if self._feed is not None:
+                    self._feed.recorded_at(action)
             elif isinstance(action, m.GaveUp):
                 self._give_up(action)
             else:

@@ -84,6 +84,11 @@ class Plan:
     epochs: int
     stages: tuple[PlannedStage, ...]
 
+    @property
+    def endless(self) -> bool:
+        """Whether the source has no end."""
+        return bool(getattr(self.source, "endless", False))
+
     def room(self, stage: PlannedStage) -> int:
         """Bytes that the outbox of each of the stage's ranks takes. A batch lies there once for all branches."""
         children = [child for child in self.stages if child.parent == stage.index]

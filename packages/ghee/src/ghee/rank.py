@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ class _Reader:
         self._manager, self._task, self._place = manager, task, place
         self._function = _Function(task.function)
         self._source: Any = task.payload
-        self._said = [0] * (task.epochs + 1)
+        self._said: Counter[int] = Counter()
         self._orders: dict[int, list[Any]] = {}
 
     def run(self) -> None:
@@ -198,7 +199,7 @@ class _Reader:
         manager.tell(m.Idle(manager.rank))
         while not isinstance(step := manager.next_read(), m.StreamEnd):
             if isinstance(step, m.EpochEnd):
-                manager.tell(_epoch_done(manager, step.epoch, step.batches, self._said[step.epoch]))
+                manager.tell(_epoch_done(manager, step.epoch, step.batches, self._said.pop(step.epoch, 0)))
             else:
                 self._read(step)
                 if step.only is None and not step.now:
@@ -236,9 +237,12 @@ class _Reader:
         manager.tell(m.SplitDone(manager.rank, step.epoch, step.split, batches, rows, partial))
 
     def _batches(self, step: m.Read) -> Iterator[Any]:
-        if step.epoch not in self._orders:
-            self._orders[step.epoch] = self._source.order(self._task.splits, step.epoch)
-        reading = self._source.read(self._orders[step.epoch][step.split], epoch=step.epoch)
+        split = step.what
+        if split is None:
+            if step.epoch not in self._orders:
+                self._orders[step.epoch] = self._source.order(self._task.splits, step.epoch)
+            split = self._orders[step.epoch][step.split]
+        reading = self._source.read(split, epoch=step.epoch)
         while (batch := _timed_next(self._manager, reading)) is not None:
             yield batch
 

@@ -18,6 +18,7 @@ import cloudpickle
 
 from ghee.driver import Driver
 from ghee.errors import CancelledError, CheckpointError, PipelineError
+from ghee.feed import unready
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
 from ghee.launch.kubernetes import Kubernetes, KubernetesLauncher
@@ -171,6 +172,10 @@ class Run:
         files = sorted((self.folder / "logs").glob(f"{stage or '*'}-*.log"))
         return {file.stem: file.read_text(errors="replace") for file in files if not file.stem.startswith("mpiexec-")}
 
+    def stop(self) -> None:
+        """End a stream in order: nothing more is read, what was read is brought to its end and committed. `wait` waits."""
+        self._driver.drain()
+
     def cancel(self) -> None:
         """End the run now; waits until all its processes are gone. `result` then raises CancelledError."""
         self._cancelled = True
@@ -246,6 +251,8 @@ def _run_here(
 ) -> Run:
     """`observe` is called with the figures now and then; `launcher` makes that of a cluster, in the driver's Pod."""
     plan = make_plan(pipeline)
+    if plan.endless and (problems := unready(plan)):
+        raise PipelineError("; ".join(problems))
     traced = _trace_file(trace)
     if resume is None:
         folder = _make_folder(time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
@@ -284,8 +291,9 @@ def _run_here(
             while not handle.wait(3600):
                 pass
         except KeyboardInterrupt:
-            handle.cancel()
-            raise _interrupted(handle) from None
+            if not plan.endless or not _drained(handle):
+                handle.cancel()
+                raise _interrupted(handle) from None
         handle._end()
     return handle
 
@@ -389,6 +397,18 @@ def folder_of(run_id: str) -> Path:
         there = sorted(path.parent.name for path in runs.glob("*/journal"))
         raise CheckpointError(f"there is no run {run_id!r} in {runs}; there are: {', '.join(there[-10:]) or 'none'}")
     return folder
+
+
+def _drained(handle: Run) -> bool:
+    """Bring a stream to its end in order; False where a second Ctrl-C comes before that."""
+    print("ghee: stopping the stream; Ctrl-C again breaks it off", file=sys.stderr, flush=True)
+    handle.stop()
+    try:
+        while not handle.wait(3600):
+            pass
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _keep(pipeline: Pipeline, folder: Path) -> None:

@@ -46,9 +46,7 @@ class Coordinator:
             assert stage.parent is not None
             self.children[stage.parent].append(stage.index)
         starts = self._starts(start or {})
-        self.edges = [
-            Edge(stage, source.epochs, len(source.rows), starts[stage.index].epoch, starts[stage.index]) for stage in stages
-        ]
+        self.edges = [Edge(stage, source, starts[stage.index].epoch, starts[stage.index]) for stage in stages]
         self.lineage = Lineage()
         first = starts[0]
         self.splits = Splits(
@@ -88,6 +86,20 @@ class Coordinator:
 
     def start(self) -> list[Action]:
         """The first actions: an empty source has ended before it began."""
+        return self.on()
+
+    def cut(self, splits: int) -> list[Action]:
+        """An endless source has a further epoch, of so many splits (at least one)."""
+        assert self.source.cuts is not None
+        assert splits
+        assert not self.source.ended
+        self.source.cuts[self.source.epochs] = splits
+        self.source.epochs += 1
+        return self.on()
+
+    def end_source(self) -> list[Action]:
+        """An endless source has no further epoch: what was cut is brought to its end."""
+        self.source.ended = True
         return self.on()
 
     def on(self, *events: m.Event) -> list[Action]:
@@ -257,17 +269,17 @@ class Coordinator:
 
     def _on_epoch_done(self, event: m.EpochDone) -> None:
         edge = self.edges[event.rank.stage]
-        entry = self.ledger.at(event.rank.stage, event.epoch)
         said = event.rows + event.skipped - event.repeated_rows
         tally = self._tally.pop((event.rank, event.epoch), 0)
         if said != tally:
             self._fail("ledger", f"{event.rank} counted {said} rows in epoch {event.epoch}, the driver {tally}")
             return
-        entry.skipped += event.skipped
-        entry.tail += event.tail
-        entry.repeated += event.repeated_rows
-        entry.padded += event.padded
         if edge.is_consumer:
+            entry = self.ledger.at(event.rank.stage, event.epoch)
+            entry.skipped += event.skipped
+            entry.tail += event.tail
+            entry.repeated += event.repeated_rows
+            entry.padded += event.padded
             entry.rows_in += event.rows
             for name in [name for name in edge.held[event.rank] if name[0] == event.epoch]:
                 self._take_in(event.rank, name)  # what the tail rule dropped was never consumed
@@ -289,6 +301,15 @@ class Coordinator:
                 return
             self._out.append(m.EpochBalanced(stage, epoch))
         self.lineage.forget(epoch)
+        if self.source.cuts is not None:
+            self._forget(epoch)
+
+    def _forget(self, epoch: int) -> None:
+        """An endless source's epoch is over: its memory must not grow with their number."""
+        self.splits.forget_epoch(epoch)
+        self.ledger.fold(epoch)
+        for edge in self.edges:
+            edge.forget(epoch)
 
     def _on_returned(self, event: m.Returned) -> None:
         edge = self.edges[event.rank.stage]
@@ -486,7 +507,7 @@ class Coordinator:
             edge.told += 1
             self._out.extend(m.EpochEnd(rank, epoch, *self._share(edge, epoch, rank)) for rank in self._present(edge))
             edge.forget_rounds(epoch)
-        if not edge.told_end and (edge.is_consumer or self._is_drained(edge)):
+        if not edge.told_end and edge.ended and (edge.is_consumer or self._is_drained(edge)):
             edge.told_end = True
             self._out.extend(m.StreamEnd(rank, edge.epochs) for rank in self._present(edge))
 

@@ -44,13 +44,23 @@ class StageRules:
     begin: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class SourceRules:
-    """What the rules need to know of the source: `order(epoch)` gives the splits' numbers in the order of reading."""
+    """What the rules need to know of the source: `order(epoch)` gives the splits' numbers in the order of reading.
+
+    An endless source has as many `epochs` as were cut of it so far, `cuts` says of how many splits each that is not over
+    consists, and it has `ended` once no further one will be cut.
+    """
 
     epochs: int
     order: Callable[[int], SequenceOf[int]]
     rows: SequenceOf[int | None]
+    cuts: dict[int, int] | None = None
+    ended: bool = True
+
+    def splits(self, epoch: int) -> int:
+        """The number of an epoch's splits; none of one that is over."""
+        return len(self.rows) if self.cuts is None else self.cuts.get(epoch, 0)
 
 
 class Edge:
@@ -62,13 +72,13 @@ class Edge:
     batches that are to be made again; `missed`: batches that went past, by epoch, to be made again when there is room.
     """
 
-    def __init__(self, rules: StageRules, epochs: int, splits: int, first: int = 0, taken: Position | None = None) -> None:
+    def __init__(self, rules: StageRules, source: SourceRules, first: int = 0, taken: Position | None = None) -> None:
         """The edge begins in epoch `first`; `taken` is what its consumer took of it in an earlier run."""
         self.rules = rules
         self.first = first
         self.taken = None if taken == Position() else taken
-        self.splits = splits
-        self.epochs = epochs + rules.after_loop
+        self._source = source
+        self._over = first
         self.ranks = [RankId(rules.index, index) for index in range(rules.ranks)]
         begin = rules.ranks if rules.begin is None else rules.begin * rules.world
         self.credit = Credit(self.ranks[:begin], rules.credit, rules.most)
@@ -93,6 +103,16 @@ class Edge:
         self._sequences: dict[int, Sequence] = {}
 
     @property
+    def epochs(self) -> int:
+        """How many epochs there are, as far as is known."""
+        return self._source.epochs + self.rules.after_loop
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no further epoch."""
+        return self._source.ended
+
+    @property
     def shared(self) -> bool:
         """Whether several ranks must get the same number of batches."""
         return self.rules.kind == "loop" and self.rules.ranks > 1
@@ -110,11 +130,22 @@ class Edge:
     @property
     def complete(self) -> bool:
         """Whether every rank has seen every epoch to its end."""
-        return all(len(self.done.get(epoch, ())) == len(self.ranks) for epoch in range(self.first, self.epochs))
+        while self._over < self.epochs and len(self.done.get(self._over, ())) == len(self.ranks):
+            self._over += 1
+        return self.ended and self._over == self.epochs
+
+    def forget(self, epoch: int) -> None:
+        """An endless source's epoch is over at every consumer."""
+        _ = self.complete  # moves on past the epochs that are over
+        for by_epoch in (self.given, self.missed, self.ready):
+            by_epoch.pop(epoch, None)
+        self.filled.discard(epoch)
+        for past in [past for past in self.done if past < self._over]:
+            del self.done[past]
 
     def is_done(self, epoch: int) -> bool:
         """Whether every rank has seen the epoch to its end."""
-        return epoch < self.first or len(self.done.get(epoch, ())) == len(self.ranks)
+        return epoch < self._over or len(self.done.get(epoch, ())) == len(self.ranks)
 
     def rounds(self, epoch: int) -> Rounds:
         """The even share of an epoch that has not ended."""
@@ -138,7 +169,7 @@ class Edge:
     def _sequence(self, epoch: int) -> Sequence:
         if epoch not in self._sequences:
             taken = self.taken if self.taken is not None and self.taken.epoch == epoch else None
-            self._sequences[epoch] = Sequence(epoch, self.splits, self.rules.depth, taken)
+            self._sequences[epoch] = Sequence(epoch, self._source.splits(epoch), self.rules.depth, taken)
         return self._sequences[epoch]
 
     def add_ready(self, batch: Batch) -> None:

@@ -47,6 +47,13 @@ class Ledger:
         """The entry of a stage and epoch."""
         return self.entries[stage, epoch]
 
+    def fold(self, epoch: int) -> None:
+        """Add the entries of an epoch that balances to one that stands for all such epochs (of number -1)."""
+        for key in [key for key in self.entries if key[1] == epoch]:
+            past, entry = self.entries[key[0], -1], self.entries.pop(key)
+            for name, value in vars(entry).items():
+                setattr(past, name, getattr(past, name) + value)
+
     def finished(self, stage: int, epoch: int, rows_in: int, rows_out: int, outputs: int) -> None:
         """A function is done with an input."""
         entry = self.at(stage, epoch)

@@ -188,7 +188,8 @@ class Read(NamedTuple):
     """Read the split that is the `split`-th of the epoch; of its batches only those in `only`, and none in `skip`.
 
     `redo`: it was read, or begun, before by a rank that died or left. `now`: in the middle of the split that the rank is
-    reading, which comes later, as soon as that has to wait for room.
+    reading, which comes later, as soon as that has to wait for room. `what` is the split itself, of an endless source,
+    whose splits no rank knows beforehand.
     """
 
     rank: RankId
@@ -198,6 +199,7 @@ class Read(NamedTuple):
     only: frozenset[int] | None = None
     redo: bool = False
     now: bool = False
+    what: object = None
 
 
 class GiveBack(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from ghee.protocol.edge import SourceRules
@@ -30,8 +30,9 @@ class Splits:
         self._finished = finished
         self._idle: dict[RankId, None] = {}
         self._leaving: set[RankId] = set()
-        self._epoch = first
-        here = range(len(source.rows)) if first < source.epochs else ()
+        self._first = first
+        self._epoch = min(first, source.epochs - 1)  # of an endless source, what comes first may not have been cut yet
+        here = range(source.splits(first)) if first < source.epochs else ()
         self._left: deque[int] = deque(place for place in here if place not in taken)
         self._whole: dict[RankId, list[SplitKey]] = {}
         self._begun: dict[SplitKey, None] = {}
@@ -39,13 +40,26 @@ class Splits:
         self._some: dict[RankId, list[tuple[SplitKey, frozenset[int]]]] = {}
         self._turn = 0
         self.done: set[SplitKey] = set()
-        self.done_of_epoch = [len(source.rows)] * first + [0] * (source.epochs - first)
-        if first < source.epochs:
-            self.done_of_epoch[first] = len(taken)
+        self.done_of_epoch: Counter[int] = Counter({first: len(taken)})
         self._batches: dict[SplitKey, int] = {}
+
+    @property
+    def are_handed_out(self) -> bool:
+        """Whether no split is left of what is known of the source."""
+        return not self._left and not self._begun and self._epoch + 1 >= self.source.epochs
+
+    def forget_epoch(self, epoch: int) -> None:
+        """An endless source's epoch is over at every consumer: nothing of it will be asked for."""
+        assert self.source.cuts is not None
+        self.source.cuts.pop(epoch, None)
+        self.done_of_epoch.pop(epoch, None)
+        self.done = {key for key in self.done if key[0] != epoch}
+        self._batches = {key: count for key, count in self._batches.items() if key[0] != epoch}
 
     def rows(self, key: SplitKey) -> int | None:
         """The rows that the split has according to its metadata."""
+        if self.source.cuts is not None:
+            return None
         return self.source.rows[self.source.order(key[0])[key[1]]]
 
     def batches_of(self, key: SplitKey) -> int | None:
@@ -54,7 +68,7 @@ class Splits:
 
     def is_over(self, epoch: int) -> bool:
         """Whether every split of the epoch was read, and nothing is to be read again."""
-        if self.done_of_epoch[epoch] < len(self.source.rows):
+        if epoch >= self._first and self.done_of_epoch[epoch] < self.source.splits(epoch):
             return False
         pending = (*self._again, *(key for reads in self._some.values() for key, _ in reads))
         return all(key[0] != epoch for key in pending)
@@ -171,8 +185,8 @@ class Splits:
         if self._begun:
             return min(self._begun)
         while not self._left:
-            if self._epoch + 1 >= self.source.epochs or not self.source.rows:
+            if self._epoch + 1 >= self.source.epochs or not self.source.splits(self._epoch + 1):
                 return None
             self._epoch += 1
-            self._left.extend(range(len(self.source.rows)))
+            self._left.extend(range(self.source.splits(self._epoch)))
         return self._epoch, self._left.popleft()

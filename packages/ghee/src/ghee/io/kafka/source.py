@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ghee.errors import PipelineError, SourceError
@@ -15,6 +15,7 @@ from ghee.io.kafka.messages import failing, make_batch
 from ghee.io.kafka.options import Address, ReadOptions, When, offset_of, parse_url
 from ghee.io.kafka.ranges import Range, cut
 from ghee.io.kafka.reader import Reader
+from ghee.io.kafka.stream import Stream
 
 
 class KafkaSource:
@@ -24,8 +25,10 @@ class KafkaSource:
 
     def __init__(self, address: Address, options: ReadOptions) -> None:
         client.library()
-        if options.endless or options.group:
-            raise PipelineError('endless streams and consumer groups are not built yet: give until="latest" and no group')
+        if options.group and not options.endless:
+            raise PipelineError(
+                f"group={options.group!r} with until=: a group is followed without an end; leave one of them out"
+            )
         self.address, self.options = address, options
         self.set_aside = 0
         """Messages that could not be decoded and were passed over."""
@@ -48,6 +51,10 @@ class KafkaSource:
     def splits(self) -> list[Split]:
         """Raises SourceError where no broker answers, SourceNotFoundError for a topic, SourceError for lost offsets."""
         return cut(self.ranges(), self.options.batch_size)
+
+    def stream(self, wake: Callable[[], None]) -> Stream:
+        """In the driver, of an endless source: what cuts it into epochs."""
+        return Stream(self.address, self.options, wake)
 
     def ranges(self) -> list[Range]:
         """The offsets from `start` to `until`, by partition."""

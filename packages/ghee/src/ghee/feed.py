@@ -1,0 +1,134 @@
+"""The driver's end of a source without an end: epochs are cut of it, written down, and acknowledged when they are over.
+
+stream.take() ─► ranges ─► journal: cut ─► coordinator.cut(splits) ─► ranks read
+an epoch balances at every sink, a loop's checkpoint is recorded ─► stream.acknowledge(offsets)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ghee.io.contract import Split
+from ghee.io.kafka.ranges import Range, cut
+from ghee.journal import Journal
+from ghee.plan import Plan
+from ghee.protocol.messages import EpochBalanced, Read, Record
+from ghee.protocol.position import Position
+
+Partition = tuple[str, int]
+
+
+class Feed:
+    """The cuts of one run that are not over. One thread, the driver's."""
+
+    def __init__(self, plan: Plan, stream: Any, journal: Journal | None, positions: dict[int, Position]) -> None:
+        self._plan, self._stream, self._journal = plan, stream, journal
+        self._splits: dict[int, list[Split]] = {}
+        self._ranges: dict[int, list[Range]] = {}
+        self._loops = {stage.index: positions.get(stage.index, Position()) for stage in plan.stages if stage.kind == "loop"}
+        self._balanced: set[int] = set()
+        self._asked = False
+        self._began = False
+        before = [] if journal is None else journal.of_kind("cut")
+        said = [] if journal is None else journal.of_kind("acknowledged")
+        done = max((record["epoch"] for record in said), default=-1) + 1
+        self.first = min((of.epoch for of in self._loops.values()), default=done)
+        """The epoch that the run begins with."""
+        self._acknowledged = self.first
+        self.recorded = {
+            record["epoch"]: [Range(*one) for one in record["ranges"]] for record in before if record["epoch"] >= self.first
+        }
+        """Epochs that an earlier run had cut and not finished: they are read as they were cut."""
+        ends: dict[Partition, int] = {}
+        for record in before:
+            ends |= {(topic, partition): stop for topic, partition, _, stop in record["ranges"]}
+        self._ends = ends
+
+    def begin(self) -> None:
+        """Join the group, or take the partitions."""
+        self._stream.begin(self._ends)
+        self._began = True
+
+    def next(self, wanted: bool) -> int | None:
+        """The number of splits of a further epoch, None if there is none yet. `wanted`: the ranks have nothing left."""
+        if not wanted:
+            return None
+        epoch = self.first + len(self._splits) if not self._splits else max(self._splits) + 1
+        epoch = max(epoch, self._acknowledged)
+        if epoch in self.recorded:
+            return self._add(epoch, self.recorded.pop(epoch))
+        if not self._asked:
+            self._stream.ask()
+            self._asked = True
+        ranges = self._stream.take()
+        if ranges is None:
+            return None
+        self._asked = False
+        if self._journal is not None:
+            self._journal.append(kind="cut", epoch=epoch, ranges=[list(one) for one in ranges])
+        return self._add(epoch, ranges)
+
+    def _add(self, epoch: int, ranges: list[Range]) -> int:
+        self._ranges[epoch] = ranges
+        self._splits[epoch] = cut(ranges, self._plan.source.options.batch_size)
+        return len(self._splits[epoch])
+
+    def with_split(self, action: Read) -> Read:
+        """What a rank is told to read, with the split itself."""
+        return action._replace(what=self._splits[action.epoch][action.split])
+
+    def balanced(self, action: EpochBalanced) -> None:
+        """An epoch is over at a stage; the rules say it of all stages at once."""
+        if action.stage == 0:
+            self._balanced.add(action.epoch)
+            self._acknowledge()
+
+    def recorded_at(self, action: Record) -> None:
+        """A loop's checkpoint is written down."""
+        self._loops[action.stage] = action.position
+        self._acknowledge()
+
+    def finished(self) -> None:
+        """Every function has returned well: what was cut has reached its end."""
+        self._loops.clear()
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Offsets of the epochs that every end has, in order: a loop by its checkpoint, a sink as they end."""
+        while self._acknowledged in self._balanced and all(p.epoch > self._acknowledged for p in self._loops.values()):
+            epoch = self._acknowledged
+            self._acknowledged += 1
+            self._balanced.discard(epoch)
+            del self._splits[epoch]
+            ranges = self._ranges.pop(epoch)
+            if self._journal is not None:
+                self._journal.append(kind="acknowledged", epoch=epoch)
+            self._stream.acknowledge({(one.topic, one.partition): one.stop for one in ranges})
+
+    def lag(self) -> dict[str, int]:
+        """By partition how many offsets are not acknowledged."""
+        lag: dict[str, int] = self._stream.lag()
+        return lag
+
+    def close(self) -> None:
+        """Commit and leave."""
+        if self._began:
+            self._stream.close()
+
+
+def unready(plan: Plan) -> Sequence[str]:
+    """What of a pipeline cannot follow a source without an end."""
+    problems = []
+    for stage in plan.stages:
+        if stage.after_loop:
+            problems.append(
+                f"{stage.name!r} follows a loop: what a loop gives away has no place in the stream to go back to"
+            )
+        if stage.kind == "loop" and stage.size > 1 and stage.tail.value == "drop":
+            problems.append(
+                f'the loop {stage.name!r} has tail="drop", which would drop rows of every cut; take "pad" or "repeat"'
+            )
+        if stage.kind == "write" and not stage.hosted and not getattr(stage.payload, "endless", False):
+            problems.append(f"{stage.name!r} writes files, which appear when the run ends, and a stream has no end")
+    return problems

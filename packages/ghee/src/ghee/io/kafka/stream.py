@@ -1,0 +1,265 @@
+"""The driver's end of an endless topic: which partitions are this run's, up to where they are cut, what is committed.
+
+thread "ghee kafka" (here)                        driver's thread
+joins the group, polls, answers rebalances        ask() ─ take() ─► ranges: the next epoch
+looks for the partitions' ends when it is asked   acknowledge(offsets) ◄─ every end has these rows
+commits what was acknowledged
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ghee.errors import GheeError, PipelineError, SourceError
+from ghee.io.kafka import client
+from ghee.io.kafka.client import Partition
+from ghee.io.kafka.options import Address, ReadOptions, offset_of
+from ghee.io.kafka.ranges import Range
+
+CUT_OFFSETS = 1 << 18
+"""Offsets of a partition in one cut at the most: what must be done before a stopped stream has ended."""
+
+LINGER_SECONDS = 0.5
+"""How long a cut waits for a whole batch once there is something."""
+
+HANDOVER_SECONDS = 30.0
+"""How long a partition that goes to another member is kept until what was read of it is acknowledged."""
+
+POLL_SECONDS = 0.05
+
+
+class Stream:
+    """Cuts the partitions of this run into ranges. `begin` first; `close` ends its thread and leaves the group."""
+
+    def __init__(self, address: Address, options: ReadOptions, wake: Callable[[], None]) -> None:
+        """`wake` is called from the thread when `take` has something."""
+        self._address, self._options, self._wake = address, options, wake
+        self._told = client.Told()
+        self._change = threading.Condition()
+        self._closed = False
+        self._error: BaseException | None = None
+        self._asked = False
+        self._ready: list[Range] | None = None
+        self._next: dict[Partition, int] = {}
+        self._acked: dict[Partition, int] = {}
+        self._committed: dict[Partition, int] = {}
+        self._high: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}
+        self._since: float | None = None
+        self._consumer: Any = None
+        self._thread = threading.Thread(target=self._run, name="ghee kafka", daemon=True)
+
+    def begin(self, ends: Mapping[Partition, int]) -> None:
+        """Join. `ends` says up to where an earlier run had cut: it goes on there."""
+        self._ends = dict(ends)
+        brokers, settings = self._address.brokers, self._options.settings
+        wanted = client.partitions_of(brokers, settings, self._address.topics)
+        self._admin = client.admin(brokers, settings, self._told)
+        if self._options.group is None:
+            self._own(wanted, {})
+        else:
+            self._consumer = client.consumer(
+                brokers, settings, self._told, **{
+                    "group.id": self._options.group, "partition.assignment.strategy": "cooperative-sticky",
+                    "queued.max.messages.kbytes": 1024,
+                },
+            )  # fmt: skip
+            self._consumer.subscribe(
+                list(self._address.topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
+        self._thread.start()
+
+    # ── the driver's thread ──────────────────────────────────────────────────────────────────────────────────────
+
+    def ask(self) -> None:
+        """The next ranges are wanted, as soon as there is something."""
+        self._asked = True
+
+    def take(self) -> list[Range] | None:
+        """The ranges that were asked for, once they are there. Raises what went wrong in the thread."""
+        if self._error is not None:
+            raise self._error
+        with self._change:
+            ready, self._ready = self._ready, None
+        return ready
+
+    def acknowledge(self, offsets: Mapping[Partition, int]) -> None:
+        """Everything before these offsets has reached every end of the pipeline."""
+        with self._change:
+            for partition, offset in offsets.items():
+                self._acked[partition] = max(offset, self._acked.get(partition, 0))
+            self._change.notify_all()
+
+    def lag(self) -> dict[str, int]:
+        """By partition how many offsets are not acknowledged yet."""
+        with self._change:
+            return {
+                f"{topic}[{partition}]": max(0, high - self._acked.get((topic, partition), 0))
+                for (topic, partition), high in self._high.items()
+                if (topic, partition) in self._next
+            }
+
+    def close(self) -> None:
+        """Commit what was acknowledged and leave the group. May be called more than once."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # ── its own thread ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                if self._consumer is not None:
+                    self._consumer.poll(POLL_SECONDS)
+                else:
+                    time.sleep(POLL_SECONDS)
+                self._check_told()
+                self._commit()
+                if self._asked:
+                    self._cut()
+        except BaseException as error:
+            self._error = error if isinstance(error, GheeError) else SourceError(f"{self._address.url}: {error}")
+            self._wake()
+        finally:
+            if self._consumer is not None:
+                self._end_membership()
+
+    def _end_membership(self) -> None:
+        try:
+            self._commit()
+            self._consumer.close()
+        except client.library().KafkaException as error:
+            print(f"ghee: the group {self._options.group} was not left in order: {error}", flush=True)
+
+    def _check_told(self) -> None:
+        if self._told.fatal or self._told.refused:
+            raise SourceError(f"{self._address.url}: {self._told.fatal or self._told.last}")
+
+    def _cut(self) -> None:
+        try:
+            high = client.offsets_at(
+                self._admin, list(self._next), "latest", client.is_committed(self._options.settings)
+            )  # fmt: skip
+        except SourceError:  # the broker is away: it is asked again
+            return
+        with self._change:
+            self._high.update(high)
+            ranges = [
+                Range(*one, at, min(high.get(one, at), at + CUT_OFFSETS)) for one, at in self._next.items()
+                if high.get(one, at) > at
+            ]  # fmt: skip
+            if not ranges or self._waits(sum(one.stop - one.start for one in ranges)):
+                return
+            for one in ranges:
+                self._next[one.topic, one.partition] = one.stop
+            self._ready, self._asked, self._since = ranges, False, None
+        self._wake()
+
+    def _waits(self, rows: int) -> bool:
+        """Whether it is better to wait a little for a whole batch."""
+        now = time.monotonic()
+        self._since = self._since or now
+        return rows < self._options.batch_size and now - self._since < LINGER_SECONDS
+
+    def _commit(self) -> None:
+        if self._consumer is None:
+            return
+        with self._change:
+            due = {one: at for one, at in self._acked.items() if one in self._next and at > self._committed.get(one, -1)}
+        if not due:
+            return
+        kafka = client.library()
+        try:
+            self._consumer.commit(offsets=[client.place(*one, at) for one, at in due.items()], asynchronous=False)
+        except kafka.KafkaException as error:
+            code = error.args[0].code()
+            kinds = kafka.KafkaError
+            # A rebalance is under way, or the broker is away: what was acknowledged is committed later.
+            if error.args[0].retriable() or code in (
+                kinds.REBALANCE_IN_PROGRESS, kinds.ILLEGAL_GENERATION, kinds.UNKNOWN_MEMBER_ID, kinds._TRANSPORT,
+                kinds._TIMED_OUT, kinds._WAIT_COORD, kinds._ALL_BROKERS_DOWN, kinds._STATE,
+                kinds.COORDINATOR_NOT_AVAILABLE, kinds.NOT_COORDINATOR, kinds.COORDINATOR_LOAD_IN_PROGRESS,
+            ):  # fmt: skip
+                return
+            raise
+        self._committed.update(due)
+
+    # ── rebalances: called by poll ───────────────────────────────────────────────────────────────────────────────
+
+    def _assigned(self, consumer: Any, places: Sequence[Any]) -> None:
+        found = consumer.committed(list(places), timeout=client.START_SECONDS)
+        partitions = [(place.topic, place.partition) for place in places]
+        self._own(partitions, {(p.topic, p.partition): p.offset for p in found if p.offset >= 0})
+        consumer.incremental_assign([client.place(*one, self._next[one]) for one in partitions])
+        consumer.pause([client.place(*one, 0) for one in partitions])  # the ranks read, this one only belongs to the group
+
+    def _own(self, partitions: Sequence[Partition], committed: Mapping[Partition, int]) -> None:
+        """These partitions are this run's: from what was committed on, or cut by an earlier run, or from `start`."""
+        low = client.offsets_at(self._admin, partitions, "earliest", True)
+        first = self._first(partitions, low)
+        for one in partitions:
+            at = max(committed.get(one, -1), self._ends.get(one, -1))
+            at = first[one] if at < 0 else at
+            if at < low[one]:
+                lost = f"{one[0]}[{one[1]}]: offsets {at} to {low[one] - 1} are gone by retention before they were read"
+                if self._options.lost == "fail":
+                    raise SourceError(f'{lost}. Nothing was skipped; lost="skip" goes on at {low[one]} and says so')
+                print(f"ghee: {lost}; going on at {low[one]}", flush=True)
+                at = low[one]
+            with self._change:
+                self._next[one] = at
+                self._acked[one] = max(committed.get(one, 0), low[one])
+                self._committed[one] = committed.get(one, -1)
+
+    def _first(self, partitions: Sequence[Partition], low: Mapping[Partition, int]) -> dict[Partition, int]:
+        start = self._options.start
+        if start in ("earliest", "committed"):
+            return dict(low)
+        if isinstance(start, Mapping):
+            return {one: at if (at := offset_of(start, *one)) is not None else low[one] for one in partitions}
+        high = client.offsets_at(self._admin, partitions, "latest", True)
+        if start == "latest":
+            return high
+        if not isinstance(start, int):
+            raise PipelineError(f"start={start!r} is no place in a topic")
+        since = client.offsets_at(self._admin, partitions, start, True)
+        return {one: high[one] if at < 0 else at for one, at in since.items()}
+
+    def _revoked(self, consumer: Any, places: Sequence[Any]) -> None:
+        """Partitions go to another member: nothing more is cut of them, and what was cut is waited for."""
+        partitions = [(place.topic, place.partition) for place in places]
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        with self._change:
+            ends = {one: self._next[one] for one in partitions if one in self._next}
+            while not self._closed and any(self._acked.get(one, 0) < end for one, end in ends.items()):
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._change.wait(left):
+                    print(
+                        f"ghee: rows of {[*ends]} were not acknowledged in time; the next member reads them again",
+                        flush=True,
+                    )
+                    break
+        self._commit()
+        self._forget(partitions)
+        consumer.incremental_unassign(list(places))
+
+    def _lost(self, consumer: Any, places: Sequence[Any]) -> None:
+        """The group has gone on without this run (it was not heard of for too long)."""
+        partitions = [(place.topic, place.partition) for place in places]
+        print(
+            f"ghee: the group gave {partitions} to others; rows that were not committed are read again by them", flush=True
+        )
+        self._forget(partitions)
+        consumer.incremental_unassign(list(places))
+
+    def _forget(self, partitions: Sequence[Partition]) -> None:
+        with self._change:
+            for one in partitions:
+                for of in (self._next, self._acked, self._committed, self._high, self._ends):
+                    of.pop(one, None)
