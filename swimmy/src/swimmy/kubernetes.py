@@ -86,6 +86,7 @@ class Cluster:
 
     def close(self) -> None:
         self._client.close()
+        self._client.rest_client.pool_manager.clear()  # which the client leaves to the garbage collector
 
     # -- requests -------------------------------------------------------------------------------------------------
 
