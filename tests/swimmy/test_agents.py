@@ -95,13 +95,16 @@ def test_sigterm_ends_ranks_and_agent(agents: Any) -> None:
     assert run.processes[0].wait(20) == 143
 
 
-def test_mpi_ranks_that_all_land_on_one_host_are_a_wrong_world(agents: Any) -> None:
-    """mpiexec takes loopback addresses for itself and starts everything here: it would end with 0, and nobody would know."""
+def test_mpi_ranks_report_to_the_agent_of_their_own_pod(agents: Any) -> None:
+    """mpiexec would give every rank the leading Pod's environment, and with it that agent's socket."""
     run = agents(3)
-    run.start(lambda: 1, ranks=2, mpi="mpich")
-    found = next(entry for entry in run.follow(cause) if cause(entry))
-    assert found["cause"] == "world"
-    assert "6 on Pod 0, 0 on Pod 1, 0 on Pod 2" in found["text"]
+    run.start(lambda: __import__("os").environ["JOB_COMPLETION_INDEX"], ranks=2, mpi="mpich")
+    entries: list[Any] = []
+    while {entry["rank"] for entry in entries if entry["kind"] == "done"} != set(range(6)):
+        entries += run.follow(lambda entry: entry["kind"] in ("done", "cause"))
+        assert not any(cause(entry) for entry in entries), entries
+    got = [cloudpickle.loads(run.call({"op": "fetch", "rank": rank, "offset": 0})[1]) for rank in range(6)]
+    assert got == ["0", "0", "1", "1", "2", "2"]
 
 
 def test_mpi_that_cannot_come_up_is_a_failure(agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
