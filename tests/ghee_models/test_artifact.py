@@ -34,7 +34,7 @@ def test_it_predicts_the_same_and_knows_where_it_comes_from(kept: Path) -> None:
     model, rows = _kept[0]
     assert predicted(artifact.load(kept), rows).equals(predicted(model, rows))
     own, given = artifact.load_settings(kept)
-    assert own == {"lr": 0.001, "weight_decay": 0.0}
+    assert own == {"lr": 0.001, "weight_decay": 0.0, "pooling": "sum"}
     assert given.data == model.data
     assert json.loads((kept / "metrics.json").read_text()) == {"auc": 0.75}
 
