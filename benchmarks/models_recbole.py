@@ -114,6 +114,7 @@ def measure(side: str, python: str, model: str, given: argparse.Namespace) -> di
     """What one side says of one model, in a process of its own."""
     call = [python, "-W", "ignore", os.path.abspath(__file__), "--one", side, model, "--epochs", str(given.epochs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # RecBole loads its own checkpoints in the old way
     with tempfile.TemporaryDirectory() as folder:  # RecBole writes logs and checkpoints where it stands
         done = subprocess.run(
             [*call, *(["--quality"] if given.quality else [])],

@@ -146,6 +146,17 @@ def test_the_command_exits_with_2_and_gives_json(tmp_path: Path, capsys: pytest.
     assert main(arguments) == 0
 
 
+def test_ranges_and_classes_of_the_settings_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = table(6).set_column(3, "label", pa.array(["a", "b", "a", "c", "b", "a"]))
+    path = save(tmp_path / "d", replace(rows, "age", 4, 130.0))
+    fields = ["data.fields={user: user, age: numeric, tags: categories}", "data.label=label", "data.label_kind=class"]
+    rules = ["data.minimum.age=0", "data.maximum.age=120", "data.classes=[a,b]"]
+    assert main(["check", "model=mlp", f"data.path={path}", *fields, *rules, "--json"]) == 2
+    found = {(v["field"], v["rule"], v["row"]) for v in json.loads(capsys.readouterr().out)["violations"]}
+    assert found == {("age", "above 120.0", 4), ("label", "no class that is allowed", 3)}
+    assert main(["check", "model=mlp", f"data.path={path}", *fields]) == 0
+
+
 @pytest.mark.parametrize(
     ("arrow", "expected"),
     [

@@ -112,6 +112,29 @@ def test_predict_data_of_other_types_or_without_a_column_is_refused(clicks: Path
     assert not Path("out").exists()
 
 
+def test_what_no_sample_shows_is_found_while_rows_stream(clicks: Path, tmp_path: Path) -> None:
+    gm.train("logreg", str(clicks), settings=CLICKS, save_to=tmp_path / "m", on="inline")
+    rows = pq.read_table(clicks)
+    amount, user = rows["amount"].to_pylist(), rows["user"].to_pylist()
+    amount[250], user[350] = float("nan"), None  # neither in the first nor in the last row group
+    bad = rows.set_column(rows.schema.get_field_index("amount"), "amount", pa.array(amount))
+    bad = bad.set_column(rows.schema.get_field_index("user"), "user", pa.array(user))
+    path = str(tmp_path / "middle.parquet")
+    pq.write_table(bad, path, row_group_size=100)
+    places = {("amount", "not a finite number", 2, 250), ("user", "null", 3, 350)}
+    calls = (
+        lambda: gm.predict(str(tmp_path / "m"), path, out="out", on="inline"),
+        lambda: gm.evaluate(str(tmp_path / "m"), path, on="inline"),
+        lambda: gm.train("logreg", path, settings=CLICKS, save_to="again", on="inline"),
+    )
+    for call in calls:
+        with pytest.raises(DataError) as caught:
+            call()
+        assert {(v.field, v.rule, v.row_group, v.row) for v in caught.value.report.violations} == places
+    assert not Path("out").exists()
+    assert not Path("again").exists()
+
+
 def test_empty_data_one_class_and_a_lost_loss_give_clear_errors_and_no_model(clicks: Path, tmp_path: Path) -> None:
     rows = pq.read_table(clicks)
     pq.write_table(rows.slice(0, 0), tmp_path / "empty.parquet")
@@ -136,7 +159,7 @@ def test_a_model_that_would_be_kept_nowhere_is_refused(clicks: Path, tmp_path: P
 
 def test_the_commands_from_training_to_predictions(events: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = [f"data.path={events}", "data.user=user", "data.item=item"]
-    train = ["train", "model=ease", *data, "tracking.enabled=false", "--save-to", "m", "--on", "inline", "--json"]
+    train = ["train", "model=ease", *data, "--save-to", "m", "--on", "inline", "--json", "tracking.enabled=false"]
     assert main(train) == 0
     result = json.loads(capsys.readouterr().out)[0]
     assert result["model_uri"].endswith("/m")
@@ -148,6 +171,8 @@ def test_the_commands_from_training_to_predictions(events: Path, tmp_path: Path,
     assert {len(row["items"]) for row in read("recs")} == {3}
     assert main(["check", *data, "model=ease", "--kept", "m"]) == 0
     capsys.readouterr()
+    assert main(predict) == 1  # it is there already
+    assert "recs" in capsys.readouterr().err
     assert main(["predict", "--kept", "nowhere", "--data", str(events), "--out", "x", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"] == "ConfigError"
 

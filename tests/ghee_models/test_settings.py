@@ -43,7 +43,11 @@ def test_values_outside_what_is_allowed_are_listed_together() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=fm", "model.dimm=3"], "dimm"),
+        (["model=fm", "model.dimm=3", "trainer.epoch=3"], "Did you mean trainer.epochs?"),
+        (["model=fm", "model.dimm=3", "trainer.epoch=3"], "Did you mean model.dim?"),
+        (["trainr.epochs=3"], "trainr is unknown"),
+        (["data.minimum.age=0", "data.fields.age=categorical"], "'age'"),
+        (["data.classes=[a,b]"], "label_kind is not class"),
         (["model=fm", "+model.dimm=3"], "Did you mean model.dim?"),
         (["model=fm", "+model._target_=os.system"], "model._target_ is unknown"),
         (["model=fm", "model.dim=abc"], "could not be converted to Integer"),

@@ -145,14 +145,30 @@ def test_an_alias_that_reads_as_something_else_is_refused(alias: str, store: str
 
 
 def test_conditions_versions_and_uris_that_mean_nothing(store: str) -> None:
-    with pytest.raises(ConfigError, match="write it like"):
-        tracking.promote("items", 1, "champion", {"auc": "high"}, store)
+    for condition in ("high", ">=1e", ">=0.1,", ">=0.1.2", ">=nan"):
+        with pytest.raises(ConfigError, match="write it like"):
+            tracking.promote("items", 1, "champion", {"auc": condition}, store)
     with pytest.raises(TrackingError, match="Promoting items version 7 failed"):
         tracking.promote("items", 7, "champion", {}, store)
     with pytest.raises(TrackingError, match="Fetching models:/nobody@champion"):
         gm.load("models:/nobody@champion", tracking_uri=store)
     with pytest.raises(ConfigError, match="neither a folder nor"):
         gm.load("nowhere/at/all", tracking_uri=store)
+
+
+def test_what_the_registry_has_not_is_told_with_what_it_has(store: str, tmp_path: Path) -> None:
+    given = settings(store, register_as="items", alias="candidate")
+    keep(given, tmp_path / "one", 0.3)
+    there = r"items has the versions 1 and the aliases candidate \(version 1\)"
+    for uri in ("models:/items@champion", "models:/items/7"):
+        with pytest.raises(TrackingError, match=there):
+            gm.load(uri, tracking_uri=store)
+    with pytest.raises(TrackingError, match=there):
+        tracking.promote("items", 7, "champion", {}, store)
+    with pytest.raises(TrackingError, match="Registered models are: items"):
+        tracking.promote("itms", 1, "champion", {}, store)
+    with pytest.raises(PromotionError, match="required is < 0.2"):
+        tracking.promote("items", 1, "champion", {"ndcg@10": ">=0.1, <0.2"}, store)
 
 
 @pytest.mark.slow

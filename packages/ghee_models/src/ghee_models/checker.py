@@ -7,7 +7,8 @@ their place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,15 +43,11 @@ class Violation:
     fix: str = ""
 
     def __str__(self) -> str:
-        place = "" if self.file is None else f" first in {self.file}"
+        place = "" if self.file is None else f", first in {self.file}"
         place += "" if self.row_group is None else f", row group {self.row_group}"
-        place += "" if self.row is None else f", row {self.row}"
+        place += "" if self.row is None else f", row {self.row}{' of its batch' if self.file is None else ''}"
         got = f" ({self.got})" if self.got else ""
-        return (
-            f"{self.field}: {self.rule}{got}, {self.count} time{'s' if self.count != 1 else ''},{place}. {self.fix}".replace(
-                ",.", "."
-            )
-        )
+        return f"{self.field}: {self.rule}{got}, {self.count} time{'s' if self.count != 1 else ''}{place}. {self.fix}"
 
 
 @dataclass
@@ -218,6 +215,7 @@ class Counter:
                 self._check_binary(f, column, place)
             elif f.kind == "class":
                 self.classes.update(pc.unique(column.drop_null()).to_pylist()[:1000])
+                self._check_classes(f, column, place)
         if self.schema.unique:
             self._check_unique(rows, place)
 
@@ -241,6 +239,13 @@ class Counter:
             self._broken(f.name, "neither 0 nor 1", other, column, place, fix)
         threshold = 1.0 if f.positive_from is None else f.positive_from
         self.positive += pc.sum(pc.greater_equal(values, threshold)).as_py() or 0
+
+    def _check_classes(self, f: Field, column: pa.Array, place: tuple[Any, ...]) -> None:
+        if f.classes:
+            allowed = pc.is_in(column.cast(pa.string()), value_set=pa.array(f.classes))
+            other = pc.and_(pc.invert(allowed), pc.is_valid(column))
+            fix = f"Allowed are {', '.join(f.classes)}; correct these rows, or data.classes."
+            self._broken(f.name, "no class that is allowed", other, column, place, fix)
 
     def _check_unique(self, rows: pa.RecordBatch, place: tuple[Any, ...]) -> None:
         columns = [rows.column(rows.schema.get_field_index(name)).to_pylist() for name in self.schema.unique]
@@ -312,6 +317,26 @@ class Counter:
             fix = "A classifier needs at least two classes; check data.label."
             violations.append(Violation(label.name, "one class only", self.rows, fix=fix))
         return violations
+
+
+def check_streamed(schema: Schema, rows: pa.RecordBatch) -> None:
+    """Raises DataError when rows of a stream break a rule that can be told without the other rows."""
+    counter = Counter(Schema(schema.fields))
+    counter.add(rows)
+    if counter.found:
+        raise DataError(Report(list(counter.found.values()), rows.num_rows))
+
+
+@contextlib.contextmanager
+def placed(schema: Schema, paths: Sequence[str], *, training: bool) -> Iterator[None]:
+    """Makes a DataError of a stream over these files say every violation and where it is: they are read once more."""
+    try:
+        yield
+    except DataError:
+        report = check_schema(schema, paths, everything=True, training=training)
+        if report.ok:  # a rule of the model's own, such as unknown ids
+            raise
+        raise DataError(report) from None
 
 
 def check_batches(schema: Schema, batches: Iterable[pa.RecordBatch]) -> Report:

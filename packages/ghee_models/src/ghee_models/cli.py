@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; prints results to standard output and errors to standard error."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parse(arguments)
     try:
         for plugin in parsed.plugin:
             import_plugin(plugin)
@@ -42,9 +42,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        from ghee.errors import GheeError  # not before it is needed: it imports all of ghee
+
+        if not isinstance(error, GheeError):
+            raise
+        return _fail(parsed, error, 1)
 
 
-def _fail(parsed: argparse.Namespace, error: ModelsError, code: int) -> int:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand before and after options, which argparse alone does not allow."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(parsed, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
+
+
+def _fail(parsed: argparse.Namespace, error: Exception, code: int) -> int:
     if parsed.json and isinstance(error, DataError):
         print(json.dumps(error.report.to_json(), indent=2))
     elif parsed.json:
@@ -263,10 +280,11 @@ def _promote(parsed: argparse.Namespace) -> int:
 
     from ghee_models.tracking import promote
 
-    require = {}
+    require: dict[str, str] = {}
     for text in parsed.require:
         name, sign, bound = re.match(r"([^<>=]*)([<>]=?)?(.*)", text).groups()  # type: ignore[union-attr]
-        require[name.strip()] = f"{sign or ''}{bound}"
+        before = f"{require[name.strip()]}," if name.strip() in require else ""
+        require[name.strip()] = f"{before}{sign or ''}{bound}"
     uri = promote(parsed.name, parsed.version, parsed.alias, require)
     print(json.dumps({"uri": uri}) if parsed.json else f"{uri} is now version {parsed.version}")
     return 0

@@ -68,10 +68,10 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[str] = ()) -> Compo
         if not Path(folder).is_dir():
             raise ConfigError(f"There is no configuration folder {folder}.")
     # The columns are the user's to name; hydra takes a mapping's new keys only with ++
-    given = [f"++{override}" if override.startswith("data.fields") else override for override in overrides]
+    open_to_all = ("data.fields", "data.minimum", "data.maximum")
+    given = [f"++{override}" if override.startswith(open_to_all) else override for override in overrides]
     try:
-        with initialize_config_module("ghee_models.conf", version_base="1.3"):
-            whole = hydra_compose("config", overrides=[*search, *given], return_hydra_config=True)
+        whole = _compose([*search, *given])
         id = str(whole.hydra.runtime.choices["model"])
         OmegaConf.set_readonly(whole.hydra, False)
         chosen: dict[str, Any] = {}
@@ -83,6 +83,19 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[str] = ()) -> Compo
     except OmegaConfBaseException as error:
         raise ConfigError(f"The configuration cannot be composed: {str(error).splitlines()[0]}") from error
     return _build(id, chosen, extra, tuple(overrides))
+
+
+def _compose(overrides: list[str]) -> Any:
+    """hydra's own composition. A key that it does not know is added, for `_build` names all of them, and the nearest."""
+    try:
+        with initialize_config_module("ghee_models.conf", version_base="1.3"):
+            return hydra_compose("config", overrides=overrides, return_hydra_config=True)
+    except HydraException as error:
+        unknown = re.search(r"Could not override '([^']+)'", str(error))
+        added = [f"+{o}" if unknown and o.partition("=")[0] == unknown[1] else o for o in overrides]
+        if added == overrides:
+            raise
+        return _compose(added)
 
 
 def _clear(error: HydraException) -> Exception:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import ghee
 from ghee_models import artifact, tracking
 from ghee_models import settings as st
-from ghee_models.checker import check_schema
+from ghee_models.checker import check_schema, check_streamed, placed
 from ghee_models.contract import Batch, Model
 from ghee_models.parts import resolve
 from ghee_models.training import Preprocess
@@ -56,7 +56,8 @@ def predict(
 
     options: k, output and exclude_seen of recommendations. replicas: processes that predict, with `threads` of torch each;
     preprocess_replicas: processes that read and encode rows for them.
-    Raises DataError when the data is not what the model was trained on (names, types, nulls), before anything runs.
+    Raises DataError when the data is not what the model was trained on: names and types before anything runs; nulls and
+    numbers that are not finite in a sample before, in every row while it streams. Nothing is written then.
     """
     model = load(uri)
     model.options = options or st.PredictOptions()
@@ -66,11 +67,12 @@ def predict(
     rows = ghee.read(list(paths), columns=columns, batch_size=batch_size)
     encoded = rows.map(PredictPreprocess(model), name="predict_preprocess", replicas=preprocess_replicas)
     predicted = encoded.map(Predict(model, threads), name="predict", replicas=replicas)
-    if out is None:
-        found: list[pa.RecordBatch] = []
-        ghee.run(predicted.write(found), on=on)
-        return iter(found)
-    run = ghee.run(predicted.write(out, mode="overwrite" if overwrite else "error"), on=on)
+    with placed(model.predict_schema, paths, training=False):
+        if out is None:
+            found: list[pa.RecordBatch] = []
+            ghee.run(predicted.write(found), on=on)
+            return iter(found)
+        run = ghee.run(predicted.write(out, mode="overwrite" if overwrite else "error"), on=on)
     return PredictResult(out, run.report.rows_read, run.report.seconds)
 
 
@@ -83,8 +85,9 @@ def evaluate(uri: str, data: str, *, ks: tuple[int, ...] = (10,), on: Any = "loc
     paths = resolve(data)
     check_schema(model.schema, paths).raise_if_bad()
     rows = ghee.read(list(paths), columns=model.schema.names, batch_size=16_384)
-    measured = rows.map(Preprocess(model, None), name="train_preprocess").loop(Evaluate(model, ks), name="evaluate")
-    result: dict[str, float] = ghee.run(measured, on=on).result
+    made = rows.map(EvaluatePreprocess(model, None), name="train_preprocess")
+    with placed(model.schema, paths, training=True):
+        result: dict[str, float] = ghee.run(made.loop(Evaluate(model, ks), name="evaluate"), on=on).result
     return result
 
 
@@ -95,7 +98,16 @@ class PredictPreprocess:
         self.model = model
 
     def __call__(self, rows: pa.RecordBatch) -> tuple[Batch, pa.RecordBatch]:
+        check_streamed(self.model.predict_schema, rows)
         return self.model.predict_preprocess(rows), rows
+
+
+class EvaluatePreprocess(Preprocess):
+    """The map stage of an evaluation: rows that no training has checked."""
+
+    def __call__(self, rows: pa.RecordBatch) -> Batch | None:
+        check_streamed(self.model.schema, rows)
+        return super().__call__(rows)
 
 
 class Predict:

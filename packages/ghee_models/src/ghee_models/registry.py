@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
+import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -79,7 +80,12 @@ def cards() -> dict[str, ModelCard]:
     found: dict[str, ModelCard] = {}
     origins: dict[str, str] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
-        card = _card_of(point)
+        try:
+            card = _card_of(point)
+        except (ImportError, AttributeError, SyntaxError) as error:  # another's package must not stop all the others
+            text = f"The model {point.name!r} is left out, {_origin(point)} cannot be imported: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            continue
         if point.name in found and found[point.name].implementation != card.implementation:
             raise DuplicateModelError(_duplicate(point.name, origins[point.name], _origin(point)))
         found[point.name], origins[point.name] = card, _origin(point)

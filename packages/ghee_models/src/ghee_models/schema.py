@@ -32,6 +32,7 @@ class Field:
     nullable: bool = False
     minimum: float | None = None  # numeric and rating: the smallest value allowed
     maximum: float | None = None
+    classes: tuple[str, ...] = ()  # class: the labels that are allowed, as text; empty: all
     positive_from: float | None = None  # binary: a number from which on the row is positive; None: the column is 0/1
     arrow: str | None = None  # the Arrow type seen in training; None before
 
@@ -133,7 +134,8 @@ class Schema:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Schema:
-        return cls(tuple(Field(**field) for field in value["fields"]), tuple(value["unique"]))
+        fields = tuple(Field(**{**field, "classes": tuple(field.get("classes", ()))}) for field in value["fields"])
+        return cls(fields, tuple(value["unique"]))
 
     @property
     def digest(self) -> str:

@@ -28,6 +28,9 @@ class DataConfig:
     label: str = ""  # sparse rows: the column of the label
     label_kind: str = "binary"  # binary, class or rating
     positive_from: float | None = None  # binary: the number from which on a row is positive; none: the column is 0/1
+    minimum: dict[str, float] = field(default_factory=dict)  # numeric column or rating -> the smallest value allowed
+    maximum: dict[str, float] = field(default_factory=dict)  # numeric column or rating -> the largest value allowed
+    classes: list[str] = field(default_factory=list)  # class: the labels that are allowed, as text; empty: all
     nullable: list[str] = field(default_factory=list)  # columns that may hold nulls; a null counts as unknown
     unique: list[str] = field(default_factory=list)  # columns which together name a row at most once
     unknown: str = "fallback"  # an id not seen in training: fallback (popular items, zero vector), empty, or error
@@ -210,6 +213,13 @@ def check_settings(settings: Settings) -> None:
         (False, f"data.fields.{name} is {kind!r}; allowed: categorical, categories, numeric, user, item.")
         for name, kind in bad_kinds.items()
     ]
+    numbers = {name for name, kind in d.fields.items() if kind == "numeric"} | (
+        {d.label} if d.label_kind == "rating" else set()
+    )
+    for name in sorted({*d.minimum, *d.maximum} - numbers):
+        text = f"data.minimum or data.maximum names {name!r}; they are for numeric columns and ratings"
+        rules.append((False, f"{text}: {', '.join(sorted(numbers)) or 'there is none'}."))
+    rules.append((not d.classes or d.label_kind == "class", "data.classes is given, but data.label_kind is not class."))
     problems = [text for holds, text in rules if not holds]
     if problems:
         raise ConfigError("\n".join(["The settings are wrong:", *(f"  {problem}" for problem in problems)]))
@@ -233,8 +243,13 @@ def sparse_schema(data: DataConfig) -> Schema:
         )
     kinds = {name: {"user": "categorical", "item": "categorical"}.get(kind, kind) for name, kind in data.fields.items()}
     ordered = sorted(kinds.items(), key=lambda pair: pair[1] == "categories")
-    inputs = tuple(Field(name, kind, nullable=name in data.nullable) for name, kind in ordered)
-    label = Field(data.label, data.label_kind, positive_from=data.positive_from)
+    inputs = tuple(
+        Field(name, kind, name in data.nullable, data.minimum.get(name), data.maximum.get(name)) for name, kind in ordered
+    )
+    low, high = data.minimum.get(data.label), data.maximum.get(data.label)
+    label = Field(
+        data.label, data.label_kind, minimum=low, maximum=high, classes=tuple(data.classes), positive_from=data.positive_from
+    )
     return Schema((*inputs, label), tuple(data.unique))
 
 

@@ -39,7 +39,8 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and thread it makes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,119}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,119}")
-_REQUIREMENT = re.compile(r"\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*")
+_REQUIREMENT = re.compile(r"\s*(>=|<=|>|<)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+_ANSWERED = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's words for what it was asked and has not
 _TYPES = {"integer": DataType.long, "text": DataType.string, "number": DataType.double, "boolean": DataType.boolean}
 
 
@@ -49,15 +50,20 @@ def tracking_uri(config: TrackingConfig | None = None) -> str:
 
 
 @contextlib.contextmanager
-def _server(uri: str, doing: str) -> Iterator[mlflow.MlflowClient]:
-    """A client of the server; what MLflow raises becomes a TrackingError that says what was being done."""
+def _server(uri: str, doing: str, name: str = "") -> Iterator[mlflow.MlflowClient]:
+    """A client of the server; what MLflow raises becomes a TrackingError that says what was being done.
+
+    name: the registered model that is asked for; when the server has it not, the error says what there is.
+    """
     mlflow.set_tracking_uri(uri)
     before = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7 would wait for minutes before it says so
     try:
         yield mlflow.MlflowClient(tracking_uri=uri)
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:500]
+        reason = str(error).splitlines()[0][:500].rstrip(".")
+        if name and getattr(error, "error_code", "") in _ANSWERED:
+            raise TrackingError(f"{doing} failed at the tracking server {uri}: {reason}. {_there(uri, name)}") from error
         raise TrackingError(
             f"{doing} failed at the tracking server {uri}: {reason}. Check tracking.uri (or MLFLOW_TRACKING_URI) and "
             "that the server answers; tracking.enabled=false trains without it."
@@ -65,6 +71,23 @@ def _server(uri: str, doing: str) -> Iterator[mlflow.MlflowClient]:
     finally:
         if before is None:
             os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES", None)
+
+
+def _there(uri: str, name: str) -> str:
+    """What the registry has: of the model of this name, or, if there is none, which models."""
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    try:
+        aliases = client.get_registered_model(name).aliases
+        versions = sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
+        named = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items())) or "none"
+        return f"{name} has the versions {', '.join(map(str, versions[-20:])) or 'none'} and the aliases {named}."
+    except MlflowException:
+        pass
+    try:
+        known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20)))
+        return f"Registered models are: {known or 'none'}. Check the name, and tracking.uri (or MLFLOW_TRACKING_URI)."
+    except MlflowException:
+        return "Check tracking.uri (or MLFLOW_TRACKING_URI)."
 
 
 def check_names(config: TrackingConfig) -> None:
@@ -267,30 +290,39 @@ def _mlflow_type(f: Field) -> Any:
 def promote(name: str, version: int | str, alias: str, require: Mapping[str, str] | None = None, uri: str = "") -> str:
     """Points `name@alias` at a version, if its metrics meet what is required. Returns models:/name@alias.
 
-    require: metric -> condition, such as {"ndcg@10": ">=0.31"}.
+    require: metric -> condition, such as {"ndcg@10": ">=0.31"}, or several: {"logloss": ">0.1, <0.6"}.
     Raises PromotionError that lists every condition that is not met (the alias stays where it was), TrackingError when
     there is no such version.
     """
     problems = _alias_problems(alias)
-    wanted = {}
-    for metric, condition in (require or {}).items():
-        parsed = _REQUIREMENT.fullmatch(condition)
-        if parsed is None:
-            problems.append(f"The condition for {metric} is {condition!r}; write it like '>=0.31' or '<0.5'.")
-        else:
-            wanted[metric] = (parsed[1], float(parsed[2]))
+    wanted: list[tuple[str, tuple[str, float]]] = []
+    for metric, conditions in (require or {}).items():
+        for condition in conditions.split(","):
+            parsed = _REQUIREMENT.fullmatch(condition)
+            bound = _number(parsed[2]) if parsed else None
+            if parsed is None or bound is None:
+                problems.append(f"The condition for {metric} is {condition!r}; write it like '>=0.31' or '<0.5'.")
+            else:
+                wanted.append((metric, (parsed[1], bound)))
     if problems:
         raise ConfigError("\n".join(["This cannot be promoted:", *(f"  {p}" for p in problems)]))
-    with _server(uri or tracking_uri(), f"Promoting {name} version {version}") as client:
+    with _server(uri or tracking_uri(), f"Promoting {name} version {version}", name) as client:
         found = client.get_model_version(name, str(version))
         measured = client.get_run(found.run_id).data.metrics if found.run_id else {}
-        unmet = [text for metric, rule in wanted.items() if (text := _unmet(metric, rule, measured))]
+        unmet = [text for metric, rule in wanted if (text := _unmet(metric, rule, measured))]
         if unmet:
             raise PromotionError(
                 "\n".join([f"{name} version {version} is not promoted to {alias}:", *(f"  {text}" for text in unmet)])
             )
         client.set_registered_model_alias(name, alias, str(version))
     return f"models:/{name}@{alias}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:  # two points, perhaps
+        return None
 
 
 def _unmet(metric: str, rule: tuple[str, float], measured: Mapping[str, float]) -> str:
@@ -317,8 +349,9 @@ def fetched(uri: str, tracking: str = "") -> Iterator[Path]:
         uri = f"models:/{uri}"
     if not uri.startswith(("models:/", "runs:/")):
         raise ConfigError(f"{uri!r} is neither a folder nor models:/name@alias, models:/name/version, runs:/id/path.")
+    asked = re.match(r"models:/([^/@]+)[/@]", uri)
     with tempfile.TemporaryDirectory(prefix="ghee-model-") as folder:
-        with _server(tracking or tracking_uri(), f"Fetching {uri}"):
+        with _server(tracking or tracking_uri(), f"Fetching {uri}", asked[1] if asked else ""):
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
         yield artifact.find(Path(folder))
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import ghee
 from ghee_models import registry
 from ghee_models import settings as st
-from ghee_models.checker import Counter, Report, check_schema
+from ghee_models.checker import Counter, Report, Violation, check_schema
 from ghee_models.contract import Batch, Model
 from ghee_models.errors import ConfigError, DataError
 from ghee_models.parts import Part, Parts, files_of, prepare
@@ -108,7 +108,8 @@ def train_configured(
         parts = prepare(settings.data, settings.split, schema, Path(folder))
         for part in (parts.train, parts.valid, parts.test):
             if part is not None and (part.keep is None or part is parts.train):
-                check_schema(schema, part.paths).raise_if_bad()
+                # The scan looks at all training rows, and with `keep` at all others
+                check_schema(schema, part.paths, everything=part is not parts.train).raise_if_bad()
         handle = None
         if settings.tracking.enabled:
             handle = tracking.start(id, config, settings, digest)
@@ -136,7 +137,7 @@ def _pipeline(model: Model[Any], settings: st.Settings, part: Part, stage: Train
 
 
 def scan(schema: Schema, part: Part, settings: st.Settings, *, on: Any = "local") -> State:
-    """The state of the rows of a part, gathered while every one of them is checked.
+    """The state of the rows of a part, gathered while every row of its files is checked.
 
     Raises DataError with the place of the first row of every violation.
     """
@@ -149,9 +150,10 @@ def scan(schema: Schema, part: Part, settings: st.Settings, *, on: Any = "local"
     violations = counter.finish(whole=True)
     if violations:
         found = check_schema(schema, part.paths, everything=True)  # once more, now to say where
-        if found.ok or part.keep is not None:
-            found = Report(violations, counter.rows, counter.rows)
-        raise DataError(found)
+        raise DataError(Report(violations, counter.rows, counter.rows) if found.ok else found)
+    if gathered is None:
+        fix = "Check split.ratios and split.seed, or give more rows."
+        raise DataError(Report([Violation("(data)", "the split leaves no row for training", counter.rows, fix=fix)]))
     state: State = gathered.state()
     return state
 
@@ -163,13 +165,15 @@ class ScanRows:
         self.schema, self.part, self.min_count = schema, part, min_count
 
     def __call__(self, rows: pa.RecordBatch) -> list[Any] | None:
-        rows = rows if self.part.keep is None else self.part.keep(rows)
         if not rows.num_rows:
             return None
         counter = Counter(self.schema)
-        counter.add(rows)
+        counter.add(rows)  # those of validation and test too: nobody else looks at all of them
         # Rows that break a rule are counted, not learnt from: they may not even be of a type that can be
-        return [(None if counter.found else Scan(self.schema, self.min_count).add(rows), counter)]
+        if counter.found:
+            return [(None, counter)]
+        kept = rows if self.part.keep is None else self.part.keep(rows)
+        return [(Scan(self.schema, self.min_count).add(kept) if kept.num_rows else None, counter)]
 
 
 def _merge(batches: Any) -> tuple[Scan | None, Counter] | None:
