@@ -24,10 +24,11 @@ class Hosts:
         number = os.getpid() % 250 + 1
         self.bridge = f"hosts{number}"
         self.names = [f"hosts{number}-{index}" for index in range(count)]
+        self.outside = f"10.97.{number}.1"
         self.addresses = [f"10.97.{number}.{index + 10}" for index in range(count)]
         self._ip(f"link add {self.bridge} type bridge")
         try:
-            self._ip(f"addr add 10.97.{number}.1/24 dev {self.bridge}")
+            self._ip(f"addr add {self.outside}/24 dev {self.bridge}")
             self._ip(f"link set {self.bridge} up")
             for index, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
                 outside = f"v{number}-{index}"
