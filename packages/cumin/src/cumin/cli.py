@@ -17,7 +17,7 @@ from cumin.api import open_store
 from cumin.building import build_recipe
 from cumin.compare import Change, data_changes, recipe_changes, row_changes, view_of_manifest, view_of_plan
 from cumin.dataset import load
-from cumin.errors import ConfigError, CuminError
+from cumin.errors import ConfigError, CuminError, StoreError
 from cumin.gc import GRACE_DAYS, collect, pin, unpin
 from cumin.planning import Plan, make_plan
 from cumin.rebuild import check_locality, check_twice, rebuild
@@ -418,6 +418,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(f"cumin: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a disk or a right that failed where the store was read or written
+        print(json.dumps({"error": "StoreError", "message": str(error)}) if arguments.json else f"cumin: {error}",
+              file=sys.stdout if arguments.json else sys.stderr)  # fmt: skip
+        return StoreError.exit_code
     print(json.dumps(data, ensure_ascii=False, indent=2, default=str) if arguments.json else "\n".join(lines))
     return code
 

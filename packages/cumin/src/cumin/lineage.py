@@ -1,6 +1,7 @@
 """Where a dataset comes from and what was made from it: as a graph, as OpenLineage, as a drawing."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.sax.saxutils import escape
@@ -123,18 +124,17 @@ def openlineage(dataset: Dataset) -> dict[str, Any]:
     def facet(kind: str, version: str, **values: Any) -> dict[str, Any]:
         return {
             "_producer": PRODUCER,
-            "_schemaURL": f"https://openlineage.io/spec/facets/{version}/{kind}.json",
+            "_schemaURL": f"https://openlineage.io/spec/facets/{version}/{kind}.json#/$defs/{kind}",
             **values,
         }
 
     def columns(text: str) -> dict[str, Any]:
         fields = [{"name": each.name, "type": str(each.type)} for each in read_schema(text)]
-        return facet("SchemaDatasetFacet", "1-1-1", fields=fields)
+        return facet("SchemaDatasetFacet", "1-2-0", fields=fields)
 
     inputs = [
         {
-            "namespace": each["root"],
-            "name": each["name"],
+            **_named(each),
             "facets": {
                 "schema": columns(each["schema"]),
                 "version": facet("DatasetVersionDatasetFacet", "1-0-1", datasetVersion=each["listing"]),
@@ -169,6 +169,19 @@ def openlineage(dataset: Dataset) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": [output],
     }
+
+
+def _named(source: Mapping[str, Any]) -> dict[str, str]:
+    """Namespace and name of an input by OpenLineage's naming: by its place, so that all who read it name it alike."""
+    if source["parents"]:  # as the parent's own event names its output
+        parent = source["parents"][0]
+        return {"namespace": parent["store"], "name": parent["name"]}
+    root = str(source["root"]).removeprefix("file://")
+    scheme, separator, rest = root.partition("://")
+    if separator:
+        host, _, path = rest.partition("/")
+        return {"namespace": f"{scheme}://{host}", "name": path or "/"}
+    return {"namespace": "file", "name": root} if root.startswith("/") else {"namespace": root, "name": source["name"]}
 
 
 def _dialect(manifest: dict[str, Any]) -> str:

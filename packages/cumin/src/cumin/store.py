@@ -21,7 +21,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class Store:
             newer = int(found["format"]) > FORMAT
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise StoreError(f"The store {self.place.url} cannot be read: {error}.") from error
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{self.place.full('cumin.json')} is not what cumin wrote; nothing was touched.") from error
         if newer:
@@ -174,6 +177,21 @@ class Store:
                 )
             self.place.delete(file["path"])
             self.place.put(ours.pop(file["blake3"]), file["path"])
+
+    def damaged(self, files: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Which of a manifest's files are missing or short, one sentence each. Looks at sizes only."""
+        paths = [str(file["path"]) for file in files]
+        if self.place.local or len(paths) < 2:
+            sizes = [self.place.size(path) for path in paths]
+        else:
+            with ThreadPoolExecutor(8, thread_name_prefix="cumin-sizes") as pool:
+                sizes = list(pool.map(self.place.size, paths))
+        problems = []
+        for path, size, file in zip(paths, sizes, files, strict=True):
+            if size != file["size"]:
+                found = "is missing" if size is None else f"has {size} bytes, not {file['size']}"
+                problems.append(f"{self.place.full(path)} {found}.")
+        return problems
 
     # -- names -------------------------------------------------------------------------------------
 
