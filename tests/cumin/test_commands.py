@@ -14,6 +14,7 @@ import yaml
 import cumin
 from cumin.cli import main
 from cumin.gc import collect
+from cumin.lineage import Graph, Vertex, svg
 from cumin.store import Store
 from cumin.verify import verify
 
@@ -114,6 +115,27 @@ def test_lineage_up_down_openlineage_and_drawing(shell: Shell, file: Path, tmp_p
     texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"totals@v1", "clicks@v1", "lake.events"} <= set(texts)
     assert len([p for p in root.iter("{http://www.w3.org/2000/svg}path") if p.get("marker-end")]) == 2
+
+
+def test_what_is_drawn_fits_its_box() -> None:
+    import xml.etree.ElementTree as ET
+
+    drawn = Graph()
+    long = drawn.add(
+        Vertex("a", "input", "lake." + "W" * 60, ["hive by stat", "1000 partitions, " + "9" * 60 + " files"], 1)
+    )
+    made = drawn.add(Vertex("b", "build", "a_name_of_more_than_thirty_letters@v123", ["3 rows", "b1:" + "0" * 80]))
+    drawn.connect(long.key, made.key)
+    root = ET.fromstring(svg(drawn))
+    space = "{http://www.w3.org/2000/svg}"
+    boxes = [each for each in root.iter(f"{space}rect") if each.get("rx")]
+    texts = list(root.iter(f"{space}text"))
+    assert len(texts) == 6
+    for index, each in enumerate(texts):  # 0.7 of its size is as wide as a bold letter is on average in DejaVu Sans
+        box, size = boxes[index // 3], int(each.get("font-size") or 11)
+        right = float(each.get("x") or 0) + len(each.text or "") * size * 0.7 * (0.9 if size == 11 else 1)
+        assert right <= float(box.get("x") or 0) + float(box.get("width") or 0)
+    assert (texts[3].text or "").endswith("@v123")
 
 
 def without_empty(value: Any) -> Any:
@@ -279,6 +301,7 @@ def test_doctor_looks_at_the_file_system(shell: Shell, file: Path) -> None:
         ({"sql": None}, "one of 'sql'"),
         ({"inputs": {"lake.events": {"kind": "hive", "root": "events"}}}, "partition"),
         ({"inputs": {"lake.events": {"kind": "table"}}}, "kind 'table' is not known. Allowed: files, hive"),
+        ({"inputs": {"lake.events": {"kind": "cumin", "dataset": "x", "like": 1}}}, "like is not known. Allowed: dataset"),
         ({"engine": {"kind": "trino"}}, "'trino' is not known. Allowed: duckdb, spark"),
         ({"engine": {"threads": 0}}, "threads=0"),
         ({"determinism": "loose"}, "'loose' is not known"),

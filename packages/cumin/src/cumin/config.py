@@ -136,6 +136,9 @@ def input_from(values: Mapping[str, Any], *, folder: str | os.PathLike[str] = ".
         spec = given.get("build_id") or given.get("dataset")
         if not spec:
             raise ConfigError("kind cumin needs 'dataset' (name, name@v3, a build id).")
+        unknown = sorted(set(given) - {"store", "build_id", "dataset", "key"})
+        if unknown:
+            raise ConfigError(f"kind cumin: {', '.join(unknown)} is not known. Allowed: dataset, store, build_id, key.")
         return DatasetInput(dataset=load(str(spec), where), key=tuple(given.get("key", ())))
     raise ConfigError(f"kind {kind!r} is not known. Allowed: files, hive, delta, iceberg, cumin.")
 

@@ -188,7 +188,8 @@ def _dialect(manifest: dict[str, Any]) -> str:
     return str(manifest["recipe"]["form"]["dialect"])
 
 
-_BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y, _EDGE = 250, 64, 70, 22, 20
+_BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y, _EDGE = 300, 64, 70, 22, 20
+_TITLE, _NOTE = 31, 40  # characters that fit into a box, in the widest of the usual fonts
 _FILL = {"build": "#e8f1fb", "input": "#eef7ea", "gone": "#fbe9e7", "run": "#fff6dd", "model": "#f4ecfb"}
 
 
@@ -233,16 +234,18 @@ def _box(vertex: Vertex, place: tuple[float, float]) -> str:
     x, y = place
     fill = _FILL.get(vertex.kind, "#eeeeee")
     size = f'width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6"'
-    title = escape(_cut(vertex.title, 32))
+    title = escape(_cut(vertex.title, _TITLE))
+    whole = escape(" · ".join([vertex.title, *vertex.notes]))
     lines = [
-        f'<rect x="{x:.0f}" y="{y:.0f}" {size} fill="{fill}" stroke="#99a"/>',
+        f'<rect x="{x:.0f}" y="{y:.0f}" {size} fill="{fill}" stroke="#99a"><title>{whole}</title></rect>',
         f'<text x="{x + 10:.0f}" y="{y + 19:.0f}" font-weight="bold" font-size="13">{title}</text>',
     ]
     notes = [", ".join(vertex.notes[:1]), ", ".join(vertex.notes[1:])]
     for row, note in enumerate(note for note in notes if note):
-        lines.append(f'<text x="{x + 10:.0f}" y="{y + 37 + 15 * row:.0f}" fill="#445">{escape(_cut(note, 42))}</text>')
+        lines.append(f'<text x="{x + 10:.0f}" y="{y + 37 + 15 * row:.0f}" fill="#445">{escape(_cut(note, _NOTE))}</text>')
     return "\n".join(lines)
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """`text` without its middle where it is too long: the version at the end stays."""
+    return text if len(text) <= length else f"{text[: length - 9]}…{text[-8:]}"
