@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -365,6 +367,29 @@ def test_functions_enter_the_id_by_their_code(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(cumin.RecipeError, match=r"without readable source. Declare version="):
         build(abs)
     assert build(abs, version="1").to_table().to_pydict() == {"b": [1, 2]}
+
+
+LOADED = """
+import sys
+from cumin.cli import main
+code = main(sys.argv[2:])
+there = [name for name in sys.argv[1].split(",") if name in sys.modules]
+sys.exit(f"imported {there}" if there else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        (["log"], "duckdb,fsspec,jinja2,numpy,pandas,pyarrow,rich,sqlglot,yaml"),
+        (["plan", "FILE"], "fsspec,jinja2,pandas,pyarrow.dataset,rich,sqlite3"),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(file: Path, tmp_path: Path, command: list[str], unneeded: str) -> None:
+    words = [str(file) if word == "FILE" else word for word in command]
+    run = [sys.executable, "-c", LOADED, unneeded, *words, "--store", str(tmp_path / "store")]
+    done = subprocess.run(run, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_public_names() -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cumin.api import make_recipe, open_store
+from cumin.api import make_recipe
 from cumin.dataset import load
 from cumin.determinism import Determinism
 from cumin.engines.base import Engine
@@ -20,7 +20,7 @@ from cumin.inputs.delta import delta
 from cumin.inputs.files import files, hive
 from cumin.inputs.iceberg import iceberg
 from cumin.recipe import Recipe, parse_param
-from cumin.store import Store
+from cumin.store import Store, open_store
 from cumin.udfs import Udf
 from cumin.units import Layout
 

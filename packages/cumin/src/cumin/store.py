@@ -25,13 +25,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from cumin.errors import CorruptError, NotFoundError, StoreError, StoreFormatError
 from cumin.place import Place, place
-from cumin.units import Target, Unit
+
+if TYPE_CHECKING:
+    from cumin.units import Target, Unit
 
 FORMAT = 1
 POINTS = ("leased", "planned", "written", "file-put", "unit-put", "units-put", "manifest-put", "entry-put", "named")
@@ -133,7 +135,7 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def put_unit(self, unit: Unit, target: Target) -> dict[str, Any]:
+    def put_unit(self, unit: "Unit", target: "Target") -> dict[str, Any]:
         """Publish a unit's files, or find those that are there already. What a manifest says of a unit."""
         key = unit.key(target)
         folder = f"data/{key[:2]}/{key}"
@@ -164,7 +166,7 @@ class Store:
             "files": found["files"],
         }
 
-    def _mend(self, files: list[dict[str, Any]], unit: Unit) -> None:
+    def _mend(self, files: list[dict[str, Any]], unit: "Unit") -> None:
         """Put back a file that is missing or short where this build made the very same bytes."""
         ours = {file.blake3: file.path for file in unit.files if file.path.exists()}
         for file in files:
@@ -292,3 +294,13 @@ class Store:
         if value.get("format", FORMAT) > FORMAT:
             raise StoreFormatError(f"{self.place.full(path)} has a newer format; update cumin.")
         return value
+
+
+StoreLike = Store | str | os.PathLike[str] | None
+
+
+def open_store(store: StoreLike = None, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """A store by path or URL; without one, `CUMIN_STORE`, else the folder ``.cumin`` here."""
+    if isinstance(store, Store):
+        return store
+    return Store(store or os.environ.get("CUMIN_STORE") or ".cumin", storage_options)
