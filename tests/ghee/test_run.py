@@ -530,7 +530,7 @@ def test_a_batch_larger_than_the_credit_passes_with_a_warning(on, capfd):
 
 def test_the_public_names():
     assert set(ghee.__all__) == {
-        "read", "branches", "auto", "Pipeline", "run", "resume", "Run", "Kubernetes", "Batches", "Epoch", "checkpoint", "restored",
-        "rank", "size", "stage", "errors",
+        "read", "branches", "auto", "Pipeline", "run", "resume", "Run", "Kubernetes", "Batches", "Epoch", "checkpoint",
+        "restored", "rank", "size", "stage", "errors",
     }  # fmt: skip
     assert (ghee.rank(), ghee.size(), ghee.stage()) == (0, 1, "")

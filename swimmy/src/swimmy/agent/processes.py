@@ -121,11 +121,11 @@ class Lines:
             self._end()
             return False
         *whole, self._rest = (self._rest + data).split(b"\n")
-        while len(self._rest) > self.limit:
-            whole.append(self._rest[: self.limit])
-            self._rest = self._rest[self.limit :]
         for line in whole:
             self._on_line(line.decode(errors="replace").rstrip("\r"))
+        while len(self._rest) > self.limit:
+            self._on_line(self._rest[: self.limit].decode(errors="replace"))
+            self._rest = self._rest[self.limit :]
         return True
 
     def drain(self) -> None:
