@@ -25,7 +25,8 @@ SIZE = 100
 class Plan:
     """What is simulated: batches by split, outputs of each function, and how many batches a loop takes before it returns.
 
-    `slow`: stages whose ranks seldom get a turn; `fails`: a loop that leaves raises instead of returning.
+    `slow`: stages and ranks that seldom get a turn; `fails`: a loop that leaves raises instead of returning; `collective`:
+    the ranks of a loop meet after every batch and at the end of every epoch, and none goes on before all are there.
     """
 
     stages: list[StageRules]
@@ -41,8 +42,9 @@ class Plan:
     number: int = 0
     orders: int | None = None
     """The seed of the order of the splits; None: that of the simulation."""
-    slow: tuple[int, ...] = ()
+    slow: tuple[int | RankId, ...] = ()
     fails: bool = False
+    collective: bool = False
     endless: bool = False
     """The epochs are cut one by one while it runs, and its end is told like that of a stream that is stopped."""
     changes: int = 0
@@ -246,6 +248,7 @@ class Consumer(SimRank):
         self.forward: list[m.Send] = []
         self.counts: dict[str, int] = Counter()
         self.returned = False
+        self.meetings: list[object] = []
         self.per_epoch: Counter[int] = Counter()
         self.number, self.recorded = sim.plan.number, sim.plan.number
         self.delivery.epoch = sim.coordinator.edges[rank.stage].first
@@ -291,10 +294,22 @@ class Consumer(SimRank):
         self.tell(m.Accepted(self.rank, action.id)) if action.fill is None else None
         self.pass_on()
 
-    def step(self) -> bool:
-        if self.returned or self.recorded < self.number:
+    def waits_for_others(self) -> bool:
+        """Whether another rank of the loop is not yet where this one has come to."""
+        if not self.sim.plan.collective or self.rules.kind != "loop" or not self.meetings:
             return False
-        if self.rank.stage in self.sim.plan.slow and self.sim.random.random() < 0.9:
+        others = [other for other in self.sim.ranks.values() if isinstance(other, Consumer) and other.rules is self.rules]
+        here = len(self.meetings)
+        assert len({other.meetings[here - 1] for other in others if len(other.meetings) >= here}) == 1, (
+            "they are not at one step"
+        )
+        return any(len(other.meetings) < here for other in others)
+
+    def step(self) -> bool:
+        if self.returned or self.recorded < self.number or self.waits_for_others():
+            return False
+        slow = self.sim.plan.slow
+        if (self.rank.stage in slow or self.rank in slow) and self.sim.random.random() < 0.9:
             self.sim.slowed = True
             return False
         if self.sim.plan.leaves.get(self.rank, 1 << 30) <= len(self.delivered):
@@ -306,6 +321,7 @@ class Consumer(SimRank):
         match self.delivery.next():
             case Deliver((action, rows)):
                 self.delivered.append((action.id, action.fill))
+                self.meetings.append(action.id[0])
                 self.per_epoch[action.id[0]] += 1
                 epoch = action.id[0]
                 if action.fill is Tail.PAD:
@@ -320,6 +336,7 @@ class Consumer(SimRank):
                     self.ask(epoch)
                 return True
             case End(epoch, left):
+                self.meetings.append(f"end of {epoch}")
                 repeated = self.counts[f"repeated {epoch}"]
                 self.sim.tail += len(left)
                 self.tell(

@@ -52,8 +52,7 @@ def run_rank(
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus, address))
         manager.configure(task.settings)
-        if task.trace is not None:
-            manager.write_trace(task.trace, task.stage)
+        manager.write_trace(task.trace, task.stage)
         if inline:
             clock = time.pthread_getcpuclockid(threading.get_ident())
             manager.cpu_clock = functools.partial(time.clock_gettime, clock)
