@@ -226,7 +226,7 @@ class Driver:
                 self._join_hosted()
         finally:
             for stage in prepared:
-                if self._parts[stage.index] and self._journal is not None and not stage.after_loop:
+                if self._parts[stage.index] and self._journal is not None and not stage.loops_before:
                     stage.payload.release()
                 else:
                     stage.payload.abort()

@@ -80,7 +80,7 @@ def start_of(plan: Plan, journal: Journal, folder: Path, state: Mapping[str, Any
 
     Raises CheckpointError where the checkpoint is not there.
     """
-    if any(stage.after_loop for stage in plan.stages):
+    if any(stage.loops_before for stage in plan.stages):
         return Start()
     loops = {stage.name: stage.index for stage in plan.stages if stage.kind == "loop"}
     chosen: dict[int, dict[str, Any]] = {}

@@ -61,12 +61,12 @@ class Coordinator:
         self.trackers = {
             edge.rules.index: Tracker(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
             for edge in self.edges
-            if edge.rules.kind == "loop" and not edge.rules.after_loop
+            if edge.rules.kind == "loop" and not edge.rules.loops_before
         }
         self.stores = {
             edge.rules.index: Stores(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
             for edge in self.edges
-            if edge.rules.stores and not edge.rules.after_loop
+            if edge.rules.stores and not edge.rules.loops_before
         }
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
         self.branches = Branches(self.recovery, self._skip)
@@ -307,10 +307,10 @@ class Coordinator:
 
     def _balance(self, epoch: int) -> None:
         """The epoch is over where batches end: by now nothing of it will be made again, so all stages must balance."""
-        consumers = [edge for edge in self.edges if edge.is_consumer and not edge.failed]
-        if not all(edge.is_done(epoch) for edge in consumers):
+        edges = [edge for edge in self.edges if not edge.failed and epoch < edge.epochs]
+        if not all(edge.is_done(epoch) for edge in edges if edge.is_consumer):
             return
-        for stage in (edge.rules.index for edge in self.edges if not edge.failed):
+        for stage in (edge.rules.index for edge in edges):
             problems = self.ledger.problems(stage, epoch)
             if problems:
                 self._fail("ledger", f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
@@ -376,7 +376,7 @@ class Coordinator:
             for name in list(edge.held[other]):
                 self._take_in(other, name)
         self._left(edge)
-        for epoch in range(edge.epochs):
+        for epoch in range(max(other.epochs for other in self.edges)):
             if not self.finished:
                 self._balance(epoch)
 
