@@ -441,7 +441,8 @@ def _more_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code (2 bad input, 3 may vary, 4 input moved, 5 varied, 6 store, 7 corrupt)."""
     arguments = parser().parse_args(argv)
-    gc.set_threshold(100_000, 20, 20)  # what is imported stays: looking for cycles in it takes a tenth of a plan's time
+    if argv is None:  # what is imported stays: to look for cycles in it takes a tenth of a plan's time
+        gc.set_threshold(100_000, 20, 20)
     try:
         with _progress(arguments.json) as tell:
             answer: Answer = arguments.run(arguments, tell)

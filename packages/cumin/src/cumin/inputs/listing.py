@@ -1,6 +1,7 @@
 """Listing files with their state, here and on other file systems; and hashing their bytes.
 
-Local listing is one `listdir` a folder and one `stat` a file: the decision "nothing changed" over a million files rests on it.
+Local listing is one `listdir` a folder and one `stat` a file: the decision "nothing changed" over a million files rests
+on it.
 """
 
 import os
