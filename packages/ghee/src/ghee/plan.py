@@ -73,6 +73,7 @@ class PlannedStage:
             self.index, self.kind, self.parent, self.size, inbox_share(self.credit), most,  # type: ignore[arg-type]
             self.ordered, self.tail, self.depth, self.after_loop, self.ranks_of_world,
             self.when_slow, self.may_fail, self.elastic.min if self.elastic else None,
+            by_split=bool(getattr(self.payload, "transactions", False)),
         )  # fmt: skip
 
 

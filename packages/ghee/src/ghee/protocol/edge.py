@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ghee.protocol.credit import Credit
@@ -25,7 +25,8 @@ class StageRules:
     through before it arrives here. `after_loop`: a loop lies upstream, so that batches may come after the last epoch.
     `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when this stage fails, as
     long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning, where they may
-    join late and leave; `ranks` are then those that may be there at most.
+    join late and leave; `ranks` are then those that may be there at most. `by_split`: all batches that come of a split go
+    to one rank, which its owner is (`SourceRules.owners`).
     """
 
     index: int
@@ -42,6 +43,7 @@ class StageRules:
     when_slow: WhenSlow = WhenSlow.WAIT
     may_fail: bool = False
     begin: int | None = None
+    by_split: bool = False
 
 
 @dataclass
@@ -49,7 +51,7 @@ class SourceRules:
     """What the rules need to know of the source: `order(epoch)` gives the splits' numbers in the order of reading.
 
     An endless source has as many `epochs` as were cut of it so far, `cuts` says of how many splits each that is not over
-    consists, and it has `ended` once no further one will be cut.
+    consists, and it has `ended` once no further one will be cut. `owners`: a number for each split of such an epoch.
     """
 
     epochs: int
@@ -57,6 +59,7 @@ class SourceRules:
     rows: SequenceOf[int | None]
     cuts: dict[int, int] | None = None
     ended: bool = True
+    owners: dict[int, SequenceOf[int]] = field(default_factory=dict)
 
     def splits(self, epoch: int) -> int:
         """The number of an epoch's splits; none of one that is over."""
