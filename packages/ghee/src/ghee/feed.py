@@ -121,7 +121,7 @@ def unready(plan: Plan) -> Sequence[str]:
     """What of a pipeline cannot follow a source without an end."""
     problems = []
     for stage in plan.stages:
-        if stage.after_loop:
+        if stage.loops_before:
             problems.append(
                 f"{stage.name!r} follows a loop: what a loop gives away has no place in the stream to go back to"
             )
