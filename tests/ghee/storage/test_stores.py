@@ -135,7 +135,8 @@ def test_a_whole_run_reads_maps_loops_and_writes_back(store: Store, tmp_path: Pa
     for number in range(4):
         store.put_table(f"ratings/{number}.parquet", table(1000 * number, 1000), row_group_size=100)
     pipeline = ghee.read(store.url("ratings"), batch_size=100).map(double, replicas=2).loop(train).write(store.url("out"))
-    ghee.run(pipeline, progress=False)
+    run = ghee.run(pipeline, progress=False)
+    assert run.report.balanced
     found = {row["id"]: row["x"] for row in read(open_source(store.url("out")))}
     assert found == {1000 * n + i: 2.0 * i for n in range(4) for i in range(1000)}
 

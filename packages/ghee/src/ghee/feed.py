@@ -168,7 +168,7 @@ def unready(plan: Plan) -> Sequence[str]:
     if not plan.endless:
         return problems
     for stage in plan.stages:
-        if stage.after_loop:
+        if stage.loops_before:
             problems.append(
                 f"{stage.name!r} follows a loop: what a loop gives away has no place in the stream to go back to"
             )

@@ -22,11 +22,12 @@ class StageRules:
     """What the rules need to know of a stage.
 
     `credit` is in bytes and `most` in batches, both for each rank. `depth` counts the functions that a batch has passed
-    through before it arrives here. `after_loop`: a loop lies upstream, so that batches may come after the last epoch.
-    `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when this stage fails, as
-    long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning, where they may
-    join late and leave; `ranks` are then those that may be there at most. `by_split`: all batches that come of a split go
-    to one rank, which its owner is (`SourceRules.owners`).
+    through before it arrives here. `loops_before` counts the loops upstream: what each of them gives away after its last
+    epoch is one epoch more. `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when
+    this stage fails, as long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning,
+    where they may join late and leave; `ranks` are then those that may be there at most. `stores`: a sink whose ranks say
+    what they have stored, and which goes on after it. `by_split`: all batches that come of a split go to one rank, which
+    its owner is (`SourceRules.owners`).
     """
 
     index: int
@@ -38,11 +39,12 @@ class StageRules:
     ordered: bool = False
     tail: Tail = Tail.DROP
     depth: int = 0
-    after_loop: bool = False
+    loops_before: int = 0
     world: int = 1
     when_slow: WhenSlow = WhenSlow.WAIT
     may_fail: bool = False
     begin: int | None = None
+    stores: bool = False
     by_split: bool = False
 
 
@@ -108,7 +110,7 @@ class Edge:
     @property
     def epochs(self) -> int:
         """How many epochs there are, as far as is known."""
-        return self._source.epochs + self.rules.after_loop
+        return self._source.epochs + self.rules.loops_before
 
     @property
     def ended(self) -> bool:

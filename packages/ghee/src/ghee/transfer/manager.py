@@ -200,6 +200,8 @@ class TransferManager:
         self._cpu_before = 0.0
         self.trace: Trace | None = None
         """Where what happens is written down, if somebody has asked for it."""
+        self._early: list[tuple[float, float, Arrived]] | None = []
+        """What came before the rank had loaded its task, which says whether there is a trace."""
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
@@ -237,9 +239,15 @@ class TransferManager:
         self._events.extend(events)
         self._signal()
 
-    def write_trace(self, settings: TraceSettings, stage: str) -> None:
-        """Write down from now on what happens, and when."""
-        self.trace = Trace(settings, self.rank, stage, self._endpoint.address)
+    def write_trace(self, settings: TraceSettings | None, stage: str) -> None:
+        """Write down what happens, and when; None: do not."""
+        trace = None if settings is None else Trace(settings, self.rank, stage, self._endpoint.address)
+        with self._changed:
+            early, self._early = self._early or [], None
+            if trace is not None:
+                for began, ended, arrived in early:
+                    trace.span("takes in", began, TRANSFER, arrived.id, ended, bytes=arrived.size)
+            self.trace = trace
 
     @property
     def credit(self) -> int:
@@ -504,8 +512,10 @@ class TransferManager:
                 raise TransferError(
                     f"{arrived.sender} has sent batch {arrived.id} as number {arrived.place} of its epoch, which came before"
                 )
-        if self.trace is not None:
-            self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
+            if self.trace is not None:
+                self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
+            elif self._early is not None:
+                self._early.append((began, time.perf_counter(), arrived))
 
     def _on_instructions(self, instructions: Instructions) -> None:
         self._addresses.update(instructions.addresses)
