@@ -14,7 +14,6 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from blake3 import blake3
 
@@ -240,6 +239,8 @@ def split(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[str, 
     """The runs of equal partition values in a batch, each with its partition's key."""
     if batch.num_rows == 0:
         return
+    import pyarrow.compute as pc
+
     cuts = {batch.num_rows}
     for name in columns:
         column = batch.column(name)

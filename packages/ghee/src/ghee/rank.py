@@ -325,10 +325,18 @@ def _send_all(manager: TransferManager, task: RankTask, batches: Batches, result
 def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> object:
     sink: Any = task.payload
     writer = sink.writer(manager.rank.index)
+    stores = getattr(sink, "stores", False)
     batches = rows = 0
+
+    def tell_stored(epoch: int, parts: list[Any]) -> None:
+        if parts:
+            manager.tell(m.Stored(manager.rank, epoch, tuple(parts)))
+
     try:
         while not isinstance(step := manager.next_batch(), StreamEnded):
             if isinstance(step, End):
+                if stores:
+                    tell_stored(step.epoch, writer.store())
                 manager.tell(_epoch_done(manager, step.epoch, batches, rows))
                 batches = rows = 0
                 continue
@@ -339,6 +347,8 @@ def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> objec
             manager.times.worked += time.perf_counter() - began
             if manager.trace is not None:
                 manager.trace.worked(began, step.id, step.rows)
+            if stores:  # what came before this batch
+                tell_stored(step.id[0], writer.stored())
             manager.tell(m.Consumed(manager.rank, step.id))
             batches, rows = batches + 1, rows + step.rows
         return writer.close()

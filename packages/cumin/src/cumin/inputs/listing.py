@@ -4,20 +4,22 @@ Local listing is one `scandir` and one `stat` a file: the decision "nothing chan
 """
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from cumin.errors import InputError
 from cumin.fingerprint import line, line_name
 from cumin.place import LocalPlace, Place, RemotePlace
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # A file may be written twice within one tick of its file system's clock, the second time unseen. So a listing waits
 # until the newest change is older than the tick: 20 ms on file systems that keep fractions (the kernel's own tick is
@@ -238,7 +240,9 @@ def cache_folder() -> Path:
     return folder
 
 
-def _cache() -> sqlite3.Connection:
+def _cache() -> "sqlite3.Connection":
+    import sqlite3
+
     connection = sqlite3.connect(cache_folder() / "digests.sqlite", timeout=30)
     connection.execute(
         "CREATE TABLE IF NOT EXISTS digests (file TEXT, strength TEXT, state TEXT, digest TEXT, "
@@ -247,13 +251,15 @@ def _cache() -> sqlite3.Connection:
     return connection
 
 
-def _recall(cache: sqlite3.Connection, place: Place, folder: str, text: str, strength: str) -> str | None:
+def _recall(cache: "sqlite3.Connection", place: Place, folder: str, text: str, strength: str) -> str | None:
     file = _file_key(place, folder, text)
     row = cache.execute("SELECT state, digest FROM digests WHERE file = ? AND strength = ?", (file, strength)).fetchone()
     return row[1] if row and row[0] == text else None
 
 
-def _remember(cache: sqlite3.Connection, place: Place, folder: str, strength: str, found: Sequence[tuple[str, str]]) -> None:
+def _remember(
+    cache: "sqlite3.Connection", place: Place, folder: str, strength: str, found: Sequence[tuple[str, str]]
+) -> None:
     rows = [(_file_key(place, folder, text), strength, text, digest) for text, digest in found]
     with cache:
         cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)

@@ -21,6 +21,7 @@ from ghee.protocol.position import Position, Step, Tracker, Uneven
 from ghee.protocol.recovery import Recovery
 from ghee.protocol.share import Rounds
 from ghee.protocol.splits import Splits
+from ghee.protocol.stored import Stores
 from ghee.protocol.worlds import Worlds
 
 RETRIES = 3
@@ -37,7 +38,7 @@ class Coordinator:
         retries: int = RETRIES,
         start: Mapping[int, Position] | None = None,
     ) -> None:
-        """`start`: by the index of a loop's stage, what it has taken in an earlier run."""
+        """`start`: by the index of a loop's or a sink's stage, what it has taken in an earlier run."""
         self.stages = list(stages)
         self.source = source
         self.ledger = Ledger([stage.parent for stage in stages])
@@ -61,6 +62,11 @@ class Coordinator:
             edge.rules.index: Tracker(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
             for edge in self.edges
             if edge.rules.kind == "loop" and not edge.rules.loops_before
+        }
+        self.stores = {
+            edge.rules.index: Stores(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
+            for edge in self.edges
+            if edge.rules.stores and not edge.rules.loops_before
         }
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
         self.branches = Branches(self.recovery, self._skip)
@@ -231,6 +237,14 @@ class Coordinator:
         if batch is not None:
             self._count(event.rank, event.id[0], batch.rows)
             self._track(event.rank, lambda tracker: tracker.taken(event.rank, event.id))
+            if event.rank.stage in self.stores:
+                self.stores[event.rank.stage].taken(event.rank, event.id)
+
+    def _on_stored(self, event: m.Stored) -> None:
+        if event.rank.stage in self.stores:
+            self._out.extend(self.stores[event.rank.stage].stored(event))
+        else:  # behind a loop there is no position that could be gone back to
+            self._out.append(m.Keep(event.rank.stage, event.parts, None))
 
     def _track(self, rank: RankId, follow: Callable[[Tracker], object]) -> None:
         tracker = self.trackers.get(rank.stage)
@@ -284,6 +298,8 @@ class Coordinator:
             for name in [name for name in edge.held[event.rank] if name[0] == event.epoch]:
                 self._take_in(event.rank, name)  # what the tail rule dropped was never consumed
             self._track(event.rank, lambda tracker: tracker.epoch_done(event.rank, event.epoch))
+            if event.rank.stage in self.stores:
+                self._out.extend(self.stores[event.rank.stage].ended(event.rank, event.epoch))
         done = edge.done.setdefault(event.epoch, set())
         done.add(event.rank)
         if len(done) == len(edge.ranks) and edge.is_consumer:
@@ -545,6 +561,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     m.Consumed: Coordinator._on_consumed,
     m.EpochDone: Coordinator._on_epoch_done,
     m.Checkpointed: Coordinator._on_checkpointed,
+    m.Stored: Coordinator._on_stored,
     m.Returned: Coordinator._on_returned,
     m.Failed: Coordinator._on_failed,
     m.Died: Coordinator._on_died,

@@ -26,7 +26,8 @@ class StageRules:
     through before it arrives here. `loops_before` counts the loops upstream: what each of them gives away after its last
     epoch is one epoch more. `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when
     this stage fails, as long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning,
-    where they may join late and leave; `ranks` are then those that may be there at most.
+    where they may join late and leave; `ranks` are then those that may be there at most. `stores`: a sink whose ranks say
+    what they have stored, and which goes on after it.
     """
 
     index: int
@@ -43,6 +44,7 @@ class StageRules:
     when_slow: WhenSlow = WhenSlow.WAIT
     may_fail: bool = False
     begin: int | None = None
+    stores: bool = False
 
 
 @dataclass

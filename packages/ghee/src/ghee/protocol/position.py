@@ -224,6 +224,8 @@ class Tracker:
         start = self._start if self._start.epoch == epoch else Position(epoch)
         roots = {split: dict(of) for split, of in start.roots.items()}
         for (at, split), of in self._lineage.finished.items():
+            if split in self._whole:
+                roots.pop(split, None)
             if at != epoch or split in self._whole or split in start.splits:
                 continue
             over = {seq: rows for seq, rows in of.items() if self._is_over((epoch, split, seq))}
