@@ -436,7 +436,8 @@ class Coordinator:
             busy = edge.open.get(epoch, 0) or edge.lost.get(epoch, 0) or any(name[0] == epoch for name in edge.late)
             return edge.epoch > epoch and not busy
         done = edge.done.get(epoch, set())
-        return all(rank in done or rank in edge.returned for rank in edge.ranks)
+        enough = len(done) + len(edge.returned) >= len(edge.ranks)
+        return enough and all(rank in done or rank in edge.returned for rank in edge.ranks)
 
     def _give_away(self, edge: Edge) -> None:
         while edge.late:
@@ -452,7 +453,7 @@ class Coordinator:
                 return
             edge.take_ready(ready)
             if edge.shared:
-                edge.rounds(edge.epoch).deal(to)
+                edge.rounds(edge.epoch).deal()
             if to in edge.returned:
                 self._skip(edge, ready)
                 if edge.shared:
@@ -468,10 +469,12 @@ class Coordinator:
         if not edge.shared:
             return edge.credit.least_loaded_with_room(size, edge.epoch)
         rounds = edge.rounds(edge.epoch)
-        for rank in rounds.candidates():
+        while (rank := rounds.candidate()) is not None:
             if rank in edge.returned or edge.credit.has_room(rank, size, edge.epoch):
                 return rank
-            rounds.park(rank)
+            rounds.park()
+            if rounds.ordered:
+                return None
         return None
 
     def _send(self, edge: Edge, batch: Batch, to: RankId) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
@@ -179,7 +180,8 @@ class Edge:
 
     def add_ready(self, batch: Batch) -> None:
         """A batch waits to be given away."""
-        self.ready.setdefault(batch.id[0], {})[batch.id] = batch
+        ready = self.ready.setdefault(batch.id[0], OrderedDict())  # finds its first in the same time however many have gone
+        ready[batch.id] = batch
 
     def next_ready(self) -> Batch | None:
         """The batch of this epoch that is to be given away next."""
