@@ -250,6 +250,7 @@ class Consumer(SimRank):
         self.returned = False
         self.meetings: list[object] = []
         self.per_epoch: Counter[int] = Counter()
+        self.group: list[BatchId] = []
         self.number, self.recorded = sim.plan.number, sim.plan.number
         self.delivery.epoch = sim.coordinator.edges[rank.stage].first
 
@@ -259,6 +260,12 @@ class Consumer(SimRank):
             self.number += 1
             self.sim.asked[self.rank] = list(self.delivered)
             self.tell(m.Checkpointed(self.rank, self.number, epoch, self.per_epoch[epoch]))
+
+    def store(self, epoch: int) -> None:
+        """Close the files of a sink that stores: a part is the names of its batches."""
+        if self.rules.stores and self.group:
+            self.tell(m.Stored(self.rank, epoch, tuple(self.group)))
+        self.group = []
 
     def on(self, action: m.Action) -> None:
         if isinstance(action, m.EpochEnd):
@@ -332,6 +339,9 @@ class Consumer(SimRank):
                         self.counts[f"repeated {epoch}"] += rows
                     else:
                         self.tell(m.Consumed(self.rank, action.id))
+                        self.group.append(action.id)
+                if self.sim.plan.every and len(self.group) >= self.sim.plan.every:
+                    self.store(epoch)
                 if self.sim.plan.every and len(self.delivered) % self.sim.plan.every == 0:
                     self.ask(epoch)
                 return True
@@ -339,6 +349,7 @@ class Consumer(SimRank):
                 self.meetings.append(f"end of {epoch}")
                 repeated = self.counts[f"repeated {epoch}"]
                 self.sim.tail += len(left)
+                self.store(epoch)
                 self.tell(
                     m.EpochDone(self.rank, epoch, self.per_epoch[epoch], self.rows[epoch], 0, len(left) * ROWS,
                                 self.counts[f"padded {epoch}"], repeated // ROWS, repeated)
@@ -371,6 +382,7 @@ class Simulation:
         self.outcome: m.Action | None = None
         self.asked: dict[RankId, list[tuple[BatchId, Tail | None]]] = {}
         self.records: list[tuple[m.Record, dict[RankId, list[tuple[BatchId, Tail | None]]]]] = []
+        self.kept: list[m.Keep] = []
         order_seed = seed if plan.orders is None else plan.orders
         self.gave_up: list[m.GaveUp] = []
         self.slowed = False
@@ -452,6 +464,8 @@ class Simulation:
             elif isinstance(action, m.Record):
                 whose = [rank for rank in self.asked if rank.stage == action.stage]
                 self.records.append((action, {rank: self.asked[rank] for rank in whose}))
+            elif isinstance(action, m.Keep):
+                self.kept.append(action)
             elif isinstance(action, m.GaveUp):
                 self.gave_up.append(action)
             elif isinstance(action, m.Restart):

@@ -66,13 +66,19 @@ class PlannedStage:
         return None if self.hosted else self.resources.auto
 
     @property
+    def stores(self) -> bool:
+        """Whether it is a sink that keeps what it has stored over the death of its run."""
+        return self.kind == "write" and bool(getattr(self.payload, "stores", False))
+
+    @property
     def rules(self) -> StageRules:
         """What the protocol needs to know."""
         most = PREFETCH if self.kind == "map" else 1 << 30
         return StageRules(
             self.index, self.kind, self.parent, self.size, inbox_share(self.credit), most,  # type: ignore[arg-type]
             self.ordered, self.tail, self.depth, self.loops_before, self.ranks_of_world,
-            self.when_slow, self.may_fail, self.elastic.min if self.elastic else None,
+            self.when_slow, self.may_fail, self.elastic.min if self.elastic else None, self.stores,
+            by_split=bool(getattr(self.payload, "transactions", False)),
         )  # fmt: skip
 
 

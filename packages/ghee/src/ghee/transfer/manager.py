@@ -552,7 +552,7 @@ class TransferManager:
             case m.Recorded():
                 self._recorded = action.number
             case m.EpochEnd():
-                self._delivery.ended(action.epoch, action.batches, action.sent)
+                self._delivery.ended(action.epoch, action.batches, action.sent, action.commit)
                 self._reads.append(action)
             case m.StreamEnd():
                 self._delivery.stream_ended(action.epochs)
