@@ -196,9 +196,9 @@ class Driver:
         if self._draining.is_set():
             self._carry_out(self._coordinator.end_source())
             return
-        splits = self._feed.next(self._coordinator.splits.are_handed_out)
-        if splits is not None:
-            self._carry_out(self._coordinator.cut(splits))
+        owners = self._feed.next(self._coordinator.splits.are_handed_out)
+        if owners is not None:
+            self._carry_out(self._coordinator.cut(len(owners), owners))
 
     def _write_beginning(self) -> None:
         if self._journal is not None:
@@ -360,6 +360,8 @@ class Driver:
         for action in actions:
             if isinstance(action, m.Read) and self._feed is not None:
                 action = self._feed.with_split(action)
+            if isinstance(action, m.EpochEnd) and self._feed is not None:
+                action = self._feed.with_commit(action)
             if isinstance(action, m.EpochBalanced):
                 self._balanced.add((action.stage, action.epoch))
                 if self._feed is not None:
@@ -473,6 +475,11 @@ class Driver:
         if isinstance(action, m.Send) and action.to.stage in self.failures:
             return m.Discard(action.rank, action.id) if action.last else None
         return action
+
+    @property
+    def got_on(self) -> bool:
+        """Whether something of a stream was acknowledged."""
+        return self._feed is not None and self._feed.got_on
 
     @property
     def may_begin_again(self) -> bool:

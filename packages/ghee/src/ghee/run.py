@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ghee.driver import Driver
-from ghee.errors import CancelledError, CheckpointError, PipelineError
+from ghee.errors import CancelledError, CheckpointError, PipelineError, TransactionError
 from ghee.feed import unready
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
@@ -69,7 +69,7 @@ class Run:
         self._metrics, self._trace = metrics, trace
         self._notes: list[str] = []
         self._restarts: list[str] = []
-        self._restarts_left = restarts_left
+        self._restarts_left = self._restarts_most = restarts_left
         self._cancelled = False
         self._driver = attempt(start, [])
         self._error: BaseException | None = None
@@ -117,7 +117,11 @@ class Run:
         given_away = any(stage.kind == "write" and stage.hosted for stage in self._plan.stages)
         if given_away or getattr(self._plan.source, "read_once", False):
             return False
-        if not self._driver.may_begin_again or self._cancelled or not self._restarts_left:
+        if not (self._driver.may_begin_again or isinstance(error, TransactionError)) or self._cancelled:
+            return False
+        if self._driver.got_on:  # what a stream may survive is counted anew where it has got on
+            self._restarts_left = self._restarts_most
+        if not self._restarts_left:
             return False
         self._restarts_left -= 1
         start = start_of(self._plan, self._journal, self.folder)
@@ -255,7 +259,7 @@ def _run_here(
 ) -> Run:
     """`observe` is called with the figures now and then; `launcher` makes that of a cluster, in the driver's Pod."""
     plan = make_plan(pipeline)
-    if plan.endless and (problems := unready(plan)):
+    if problems := unready(plan):
         raise PipelineError("; ".join(problems))
     traced = _trace_file(trace)
     if resume is None:
