@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import sysconfig
@@ -90,12 +91,21 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    from servers.kube import Cluster, images, missing_tools
+def place() -> Iterator[Place]:
+    from servers.kube import missing_tools
 
     if missing := missing_tools():
         text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)
         pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+    with open_place() as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def open_place() -> Iterator[Place]:
+    """A cluster of this machine for as long as it is entered."""
+    from servers.kube import Cluster, images
+
     with Cluster() as kube:
         mounted = Path(sysconfig.get_path("purelib")).glob("torch/lib/*.so*")
         archive = images.python_image(kube.state / "python.tar", IMAGE, leave_out=_LEFT_OUT, needed_by=mounted)

@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS = 1.0
 """How often the driver of a run on a cluster tells its figures."""
+
+WAITING_SECONDS = 5.0
+"""How often a run on a cluster says what it waits for while it waits for Pods."""
 
 LOG_BYTES = 1 << 20
 """What is brought home of each rank's log: its end."""
@@ -319,8 +323,9 @@ def _run_on_cluster(
     )  # fmt: skip
     if wait and not detach:
         try:
-            while not handle.wait(3600):
-                pass
+            while not handle.wait(WAITING_SECONDS):
+                if waiting := handle.waiting:
+                    line(f"waiting for the driver: {waiting}")
         except KeyboardInterrupt:
             handle.cancel()
             raise
@@ -334,17 +339,23 @@ def _run_on_cluster(
 def drive_in_pod(pipeline: bytes, settings: Kubernetes, options: dict[str, Any]) -> Outcome:
     """The driver of a run on a cluster, called in its Pod: the same as on one machine, but for the launcher."""
     found: Pipeline = cloudpickle.loads(pipeline)
-    told = 0.0
+    told, waited = 0.0, time.monotonic()
+    made: list[KubernetesLauncher] = []
 
     def observe(report: Report) -> None:
-        nonlocal told
+        nonlocal told, waited
+        if time.monotonic() - waited >= WAITING_SECONDS:
+            waited = time.monotonic()
+            for waiting in made[-1].waiting_for():
+                print(f"waiting for {waiting}", flush=True)
         if time.monotonic() - told >= REPORT_SECONDS:
             told = time.monotonic()
             print_figures(report)
 
     def launcher(plan: Plan, folder: Path) -> Launcher:
         resources = {stage.index: (stage.resources, stage.one_world) for stage in plan.stages}
-        return KubernetesLauncher(settings, resources, folder / "logs", print_line)
+        made.append(KubernetesLauncher(settings, resources, folder / "logs", print_line))
+        return made[-1]
 
     run_id = os.environ.get("SWIMMY_RUN", "")
     try:
@@ -361,7 +372,8 @@ def drive_in_pod(pipeline: bytes, settings: Kubernetes, options: dict[str, Any])
     except Exception as error:
         return Outcome(run_id, handle.report, describe_error(error), logs=logs)
     lists = {name: cloudpickle.dumps(written) for name, written in lists_of(found).items()}
-    return Outcome(run_id, handle.report, None, results, failures, lists, logs)
+    requests = dict(sum((Counter(launcher.requests()) for launcher in made), Counter()))
+    return Outcome(run_id, handle.report, None, results, failures, lists, logs, requests, made[-1].starts())
 
 
 def resume(
