@@ -31,6 +31,7 @@ class Layout:
     rows_per_group: int = 131_072
 
     def form(self) -> dict[str, Any]:
+        """What a manifest keeps, and a unit's key is made from."""
         return {
             "compression": self.compression,
             "rows_per_file": self.rows_per_file,
@@ -60,11 +61,13 @@ class UnitFile:
     row_groups: list[int]
 
     def to_json(self) -> dict[str, Any]:
+        """As a manifest keeps it."""
         return {"path": str(self.path), "size": self.size, "blake3": self.blake3, "rows": self.rows,
                 "row_groups": self.row_groups}  # fmt: skip
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "UnitFile":
+        """The inverse of `to_json`."""
         return cls(Path(data["path"]), data["size"], data["blake3"], data["rows"], list(data["row_groups"]))
 
 
@@ -79,6 +82,7 @@ class Unit:
 
     @property
     def content_id(self) -> str:
+        """The content id of the unit's rows."""
         return self.sum.content_id(self.schema)
 
     def key(self, target: Target) -> str:
