@@ -24,8 +24,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot impo
 
 ROWS, BATCH, EPOCHS = 1200, 100, 2
 
-# Points that the kinds of stages pass in the same way are here once; "laid down" of a small batch, "arrived" at a loop and at
-# a sink are in the test below.
+# Points that the kinds of stages pass in the same way are here once; "laid down" of a small batch, "arrived" at a loop and
+# at a sink are in the last test.
 KILLED = [
     # stage, point, carrier, bytes of a batch
     ("reading", "half of the frames queued", "tcp", 100_000),
