@@ -562,7 +562,7 @@ class Driver:
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
             sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
             list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
-            changes=list(self.changes),
+            changes=list(self.changes), lag={} if self._feed is None else self._feed.lag(),
         )  # fmt: skip
 
 

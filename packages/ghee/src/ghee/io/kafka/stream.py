@@ -35,6 +35,9 @@ HANDOVER_SECONDS = 30.0
 HELD_SECONDS = 3.0
 """How long the group's offsets may be held by a transaction before it is said."""
 
+LOOK_SECONDS = 1.0
+"""How often the partitions' ends are asked for, for the lag, while no cut is wanted."""
+
 POLL_SECONDS = 0.05
 
 
@@ -56,6 +59,7 @@ class Stream:
         self._high: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
         self._since: float | None = None
+        self._looked = 0.0
         self._size = max(CUT_OFFSETS[1], options.batch_size)
         self._transactions = False
         self._consumer: Any = None
@@ -152,6 +156,8 @@ class Stream:
                     time.sleep(POLL_SECONDS)
                 self._check_told()
                 self._commit()
+                if time.monotonic() - self._looked > LOOK_SECONDS:
+                    self._look()
                 if self._asked:
                     self._cut()
         except BaseException as error:
@@ -174,14 +180,8 @@ class Stream:
             raise SourceError(f"{self._address.url}: {self._told.fatal or self._told.last}")
 
     def _cut(self) -> None:
-        try:
-            high = client.offsets_at(
-                self._admin, list(self._next), "latest", client.is_committed(self._options.settings)
-            )  # fmt: skip
-        except SourceError:  # the broker is away: it is asked again
-            return
+        high = self._look()
         with self._change:
-            self._high.update(high)
             ranges = [
                 Range(*one, at, min(high.get(one, at), at + self._size)) for one, at in self._next.items()
                 if high.get(one, at) > at
@@ -192,6 +192,19 @@ class Stream:
                 self._next[one.topic, one.partition] = one.stop
             self._ready, self._asked, self._since = ranges, False, None
         self._wake()
+
+    def _look(self) -> dict[Partition, int]:
+        """Where the partitions end now; none while the broker is away."""
+        try:
+            high = client.offsets_at(
+                self._admin, list(self._next), "latest", client.is_committed(self._options.settings)
+            )  # fmt: skip
+        except SourceError:  # it is asked again
+            high = {}
+        self._looked = time.monotonic()
+        with self._change:
+            self._high.update(high)
+        return high
 
     def _waits(self, rows: int) -> bool:
         """Whether it is better to wait a little for a whole batch."""
@@ -314,7 +327,8 @@ class Stream:
                     )
                     break
         self._commit()
-        self._forget(partitions)
+        if not self._closed:  # at the end its lag is still asked for
+            self._forget(partitions)
         consumer.incremental_unassign(list(places))
 
     def _lost(self, consumer: Any, places: Sequence[Any]) -> None:
