@@ -320,7 +320,7 @@ def test_a_wrong_dataset_file_is_told_and_changes_nothing(
 
 
 def test_parameters_on_the_command_line_have_the_files_types(shell: Shell, file: Path) -> None:
-    assert "the parameter is a date" in shell("plan", file, "-p", "since=yesterday", code=2)
+    assert "write a value of the type date" in shell("plan", file, "-p", "since=yesterday", code=2)
     assert "no such parameter. Declared: since" in shell("plan", file, "-p", "until=2026-01-01", code=2)
     assert "write NAME=VALUE" in shell("plan", file, "-p", "since", code=2)
 

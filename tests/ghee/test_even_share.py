@@ -174,3 +174,20 @@ def test_what_does_not_divide_ends_the_run_where_that_is_asked_for() -> None:
     source = ghee.read(lambda: [{"id": np.arange(2)} for _ in range(next(sizes))], epochs=3)
     with pytest.raises(GheeError, match="epoch 2 has 7 batches for 2 ranks, which does not divide"):
         _ = run(source, (2, "error")).result
+
+
+def test_sixty_four_ranks_share_two_cores() -> None:
+    """32 filters and 32 ranks of a loop, each a process; the loop is behind them all."""
+    epochs = [[np.arange(2) + 10 * number for number in range(70)], [np.arange(2)] * 3]
+    following = iter(epochs)
+    source = ghee.read(lambda: [{"id": ids} for ids in next(following)], epochs=len(epochs))
+    handle = ghee.run(source.map(keep, replicas=32).loop(train, replicas=32, tail="pad"), wait=False, progress=False)
+    assert isinstance(handle, ghee.Run)
+    assert handle.wait(LIMIT), "the run hangs"
+    for number, (steps, batches) in enumerate(zip((3, 1), epochs, strict=True)):
+        seen = [rank[number] for rank in handle.results["train"]]
+        assert [epoch.steps for epoch in seen] == [steps] * 32
+        found = Counter(row for epoch in seen for row in epoch.ids)
+        assert found == Counter(row for ids in batches for row in ids.tolist())
+    assert handle.report.stage("train").padded == 32 * 4 - 73
+    assert handle.report.balanced

@@ -34,15 +34,18 @@ class Graph:
     edges: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, vertex: Vertex) -> Vertex:
+        """Add a vertex, or find it; it moves to the further level."""
         known = self.vertices.setdefault(vertex.key, vertex)
         known.level = vertex.level if abs(vertex.level) > abs(known.level) else known.level
         return known
 
     def connect(self, source: str, target: str) -> None:
+        """Add an edge, once."""
         if (source, target) not in self.edges:
             self.edges.append((source, target))
 
     def to_json(self) -> dict[str, Any]:
+        """Vertices and edges as `cumin lineage --json` prints them."""
         vertices = [{"key": v.key, "kind": v.kind, "title": v.title, "notes": v.notes} for v in self.vertices.values()]
         return {"vertices": vertices, "edges": [list(edge) for edge in self.edges]}
 

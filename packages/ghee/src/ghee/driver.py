@@ -196,9 +196,9 @@ class Driver:
         if self._draining.is_set():
             self._carry_out(self._coordinator.end_source())
             return
-        splits = self._feed.next(self._coordinator.splits.are_handed_out)
-        if splits is not None:
-            self._carry_out(self._coordinator.cut(splits))
+        owners = self._feed.next(self._coordinator.splits.are_handed_out)
+        if owners is not None:
+            self._carry_out(self._coordinator.cut(len(owners), owners))
 
     def _write_beginning(self) -> None:
         if self._journal is not None:
@@ -360,6 +360,8 @@ class Driver:
         for action in actions:
             if isinstance(action, m.Read) and self._feed is not None:
                 action = self._feed.with_split(action)
+            if isinstance(action, m.EpochEnd) and self._feed is not None:
+                action = self._feed.with_commit(action)
             if isinstance(action, m.EpochBalanced):
                 self._balanced.add((action.stage, action.epoch))
                 if self._feed is not None:
@@ -475,6 +477,11 @@ class Driver:
         return action
 
     @property
+    def got_on(self) -> bool:
+        """Whether something of a stream was acknowledged."""
+        return self._feed is not None and self._feed.got_on
+
+    @property
     def may_begin_again(self) -> bool:
         """Whether the run failed with the death of a rank that could not be started again alone."""
         return isinstance(self._outcome, m.Fail) and self._outcome.again
@@ -555,7 +562,7 @@ class Driver:
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
             sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
             list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
-            changes=list(self.changes),
+            changes=list(self.changes), lag={} if self._feed is None else self._feed.lag(),
         )  # fmt: skip
 
 

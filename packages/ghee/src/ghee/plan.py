@@ -78,6 +78,7 @@ class PlannedStage:
             self.index, self.kind, self.parent, self.size, inbox_share(self.credit), most,  # type: ignore[arg-type]
             self.ordered, self.tail, self.depth, self.loops_before, self.ranks_of_world,
             self.when_slow, self.may_fail, self.elastic.min if self.elastic else None, self.stores,
+            by_split=bool(getattr(self.payload, "transactions", False)),
         )  # fmt: skip
 
 

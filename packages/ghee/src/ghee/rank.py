@@ -20,7 +20,7 @@ import cloudpickle
 from ghee import context, failure
 from ghee.checkpoints import Checkpoints
 from ghee.codec import rows_of
-from ghee.errors import BatchError, CancelledError
+from ghee.errors import BatchError, CancelledError, TransactionError
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import BatchId
@@ -62,7 +62,8 @@ def run_rank(
     except CancelledError:
         pass
     except BaseException as error:  # sys.exit too: the driver is told, whatever it was
-        manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place)))))
+        again = isinstance(error, TransactionError)
+        manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place))), again))
         manager.wait_for_stop()
     finally:
         context.leave()
@@ -325,6 +326,7 @@ def _send_all(manager: TransferManager, task: RankTask, batches: Batches, result
 def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> object:
     sink: Any = task.payload
     writer = sink.writer(manager.rank.index)
+    end_epoch = getattr(writer, "end_epoch", None)
     stores = getattr(sink, "stores", False)
     batches = rows = 0
 
@@ -335,6 +337,8 @@ def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> objec
     try:
         while not isinstance(step := manager.next_batch(), StreamEnded):
             if isinstance(step, End):
+                if end_epoch is not None:
+                    end_epoch(step.commit)
                 if stores:
                     tell_stored(step.epoch, writer.store())
                 manager.tell(_epoch_done(manager, step.epoch, batches, rows))

@@ -94,12 +94,16 @@ class Coordinator:
         """The first actions: an empty source has ended before it began."""
         return self.on()
 
-    def cut(self, splits: int) -> list[Action]:
-        """An endless source has a further epoch, of so many splits (at least one)."""
+    def cut(self, splits: int, owners: SequenceOf[int] = ()) -> list[Action]:
+        """An endless source has a further epoch, of so many splits (at least one).
+
+        `owners`: for each split whose it is at an edge where a split's batches go to one rank (`StageRules.by_split`).
+        """
         assert self.source.cuts is not None
         assert splits
         assert not self.source.ended
         self.source.cuts[self.source.epochs] = splits
+        self.source.owners[self.source.epochs] = owners
         self.source.epochs += 1
         return self.on()
 
@@ -323,9 +327,11 @@ class Coordinator:
     def _forget(self, epoch: int) -> None:
         """An endless source's epoch is over: its memory must not grow with their number."""
         self.splits.forget_epoch(epoch)
+        self.source.owners.pop(epoch, None)
         self.ledger.fold(epoch)
         for edge in self.edges:
             edge.forget(epoch)
+            edge.restarts.clear()  # what a stream may survive is counted anew where it has got on
 
     def _on_returned(self, event: m.Returned) -> None:
         edge = self.edges[event.rank.stage]
@@ -354,7 +360,7 @@ class Coordinator:
             self._out.append(m.Finish())
 
     def _on_failed(self, event: m.Failed) -> None:
-        self._end_or_go_on(event.rank, m.Fail("user", "a function raised", event.rank, event.error))
+        self._end_or_go_on(event.rank, m.Fail("user", "a function raised", event.rank, event.error, event.again))
 
     def _on_died(self, event: m.Died) -> None:
         actions = self.recovery.bury(event)
@@ -430,7 +436,8 @@ class Coordinator:
             busy = edge.open.get(epoch, 0) or edge.lost.get(epoch, 0) or any(name[0] == epoch for name in edge.late)
             return edge.epoch > epoch and not busy
         done = edge.done.get(epoch, set())
-        return all(rank in done or rank in edge.returned for rank in edge.ranks)
+        enough = len(done) + len(edge.returned) >= len(edge.ranks)
+        return enough and all(rank in done or rank in edge.returned for rank in edge.ranks)
 
     def _give_away(self, edge: Edge) -> None:
         while edge.late:
@@ -441,12 +448,12 @@ class Coordinator:
             del edge.late[batch.id]
             self._send(edge, batch, to)
         while (ready := edge.next_ready()) is not None:
-            to = self._receiver(edge, ready.size)
+            to = self._receiver(edge, ready)
             if to is None:
                 return
             edge.take_ready(ready)
             if edge.shared:
-                edge.rounds(edge.epoch).deal(to)
+                edge.rounds(edge.epoch).deal()
             if to in edge.returned:
                 self._skip(edge, ready)
                 if edge.shared:
@@ -454,14 +461,20 @@ class Coordinator:
             else:
                 self._send(edge, ready, to)
 
-    def _receiver(self, edge: Edge, size: int) -> RankId | None:
+    def _receiver(self, edge: Edge, batch: Batch) -> RankId | None:
+        size = batch.size
+        if edge.rules.by_split:
+            to = edge.ranks[self.source.owners[batch.id[0]][batch.id[1]] % len(edge.ranks)]
+            return to if to in edge.returned or edge.credit.has_room(to, size, edge.epoch) else None
         if not edge.shared:
             return edge.credit.least_loaded_with_room(size, edge.epoch)
         rounds = edge.rounds(edge.epoch)
-        for rank in rounds.candidates():
+        while (rank := rounds.candidate()) is not None:
             if rank in edge.returned or edge.credit.has_room(rank, size, edge.epoch):
                 return rank
-            rounds.park(rank)
+            rounds.park()
+            if rounds.ordered:
+                return None
         return None
 
     def _send(self, edge: Edge, batch: Batch, to: RankId) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ghee.protocol.credit import Credit
@@ -26,7 +27,8 @@ class StageRules:
     epoch is one epoch more. `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when
     this stage fails, as long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning,
     where they may join late and leave; `ranks` are then those that may be there at most. `stores`: a sink whose ranks say
-    what they have stored, and which goes on after it.
+    what they have stored, and which goes on after it. `by_split`: all batches that come of a split go to one rank, which
+    its owner is (`SourceRules.owners`).
     """
 
     index: int
@@ -44,6 +46,7 @@ class StageRules:
     may_fail: bool = False
     begin: int | None = None
     stores: bool = False
+    by_split: bool = False
 
 
 @dataclass
@@ -51,7 +54,7 @@ class SourceRules:
     """What the rules need to know of the source: `order(epoch)` gives the splits' numbers in the order of reading.
 
     An endless source has as many `epochs` as were cut of it so far, `cuts` says of how many splits each that is not over
-    consists, and it has `ended` once no further one will be cut.
+    consists, and it has `ended` once no further one will be cut. `owners`: a number for each split of such an epoch.
     """
 
     epochs: int
@@ -59,6 +62,7 @@ class SourceRules:
     rows: SequenceOf[int | None]
     cuts: dict[int, int] | None = None
     ended: bool = True
+    owners: dict[int, SequenceOf[int]] = field(default_factory=dict)
 
     def splits(self, epoch: int) -> int:
         """The number of an epoch's splits; none of one that is over."""
@@ -176,7 +180,8 @@ class Edge:
 
     def add_ready(self, batch: Batch) -> None:
         """A batch waits to be given away."""
-        self.ready.setdefault(batch.id[0], {})[batch.id] = batch
+        ready = self.ready.setdefault(batch.id[0], OrderedDict())  # finds its first in the same time however many have gone
+        ready[batch.id] = batch
 
     def next_ready(self) -> Batch | None:
         """The batch of this epoch that is to be given away next."""

@@ -165,10 +165,11 @@ class Returned(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The rank's function has raised; `error` is pickled (see `ghee.failure`)."""
+    """The rank's function has raised; `error` is pickled (see `ghee.failure`). `again`: the run may begin again."""
 
     rank: RankId
     error: bytes
+    again: bool = False
 
 
 class Recalled(NamedTuple):
@@ -301,12 +302,16 @@ class Release(NamedTuple):
 
 
 class EpochEnd(NamedTuple):
-    """The epoch has exactly `batches` batches for this rank; `sent` were sent to it, the tail among them."""
+    """The epoch has exactly `batches` batches for this rank; `sent` were sent to it, the tail among them.
+
+    `commit` is what a sink with transactions commits with them: the driver's, nothing that the rules look at.
+    """
 
     rank: RankId
     epoch: int
     batches: int
     sent: int
+    commit: object = None
 
 
 class StreamEnd(NamedTuple):

@@ -38,6 +38,10 @@ MESSAGE_BYTES = 256 << 10
 EARLY_BYTES = 4 << 20
 """A batch of so many bytes is announced before it is copied: the driver's answer comes while the copy is under way."""
 
+GATHER_SECONDS = 0.0005
+"""The transfer thread works at most once in so long: what has come meanwhile is taken and told together, which costs less
+than each by itself (a quarter of the CPU time at 1 MB)."""
+
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
 
@@ -420,8 +424,12 @@ class TransferManager:
     # ── the transfer thread ──────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
+        began = 0.0
         try:
             while not self._stopped:
+                if (pause := began + GATHER_SECONDS - time.monotonic()) > 0:
+                    time.sleep(pause)
+                began = time.monotonic()
                 self._signalled = False
                 self._flush()
                 for message in self._endpoint.receive(1.0):
@@ -544,7 +552,7 @@ class TransferManager:
             case m.Recorded():
                 self._recorded = action.number
             case m.EpochEnd():
-                self._delivery.ended(action.epoch, action.batches, action.sent)
+                self._delivery.ended(action.epoch, action.batches, action.sent, action.commit)
                 self._reads.append(action)
             case m.StreamEnd():
                 self._delivery.stream_ended(action.epochs)
