@@ -40,7 +40,7 @@ EARLY_BYTES = 4 << 20
 
 GATHER_SECONDS = 0.0005
 """The transfer thread works at most once in so long: what has come meanwhile is taken and told together, which costs less
-than each by itself (a quarter of the CPU time at 1 MB)."""
+than each by itself (benchmarks/README.md)."""
 
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
