@@ -6,12 +6,12 @@
 The files stay below `build/benchmarks/lakes/` between the two, so that the second one measures only. Page cache warm.
 
 * cumin: `cumin.plan` and the look into the store, in a process that has planned before; and `cumin plan FILE` as a command.
-* the floor: `os.scandir` with `stat` alone, in Python.
+* the floors: `os.scandir` with `stat`, and `os.stat` by the folder's descriptor, alone, in Python.
 * DVC: `dvc status -q` as a command, after `dvc add`; its state database is warm.
 * HF: `datasets.load_dataset_builder("parquet", data_files=…)`, which resolves the pattern and every file's state and is
   the part of `load_dataset` that finds the cache; without the import of `datasets`.
 
-Medians of five passes (peers: three).
+Medians of five passes; of the peers three, or `--peer-passes` (with one, HF is not warmed up by a call before it).
 """
 
 import argparse
@@ -37,11 +37,12 @@ HF = """
 import sys, time, statistics, datasets
 datasets.disable_progress_bars()
 times = []
-for _ in range(int(sys.argv[3]) + 1):
+passes, warm_up = int(sys.argv[3]), int(sys.argv[3]) > 1
+for _ in range(passes + warm_up):
     start = time.perf_counter()
     datasets.load_dataset_builder("parquet", data_files=sys.argv[1] + "/t/**/*.parquet", cache_dir=sys.argv[2])
     times.append(time.perf_counter() - start)
-print(statistics.median(times[1:]))
+print(statistics.median(times[warm_up:]))
 """
 
 
@@ -98,6 +99,14 @@ def scan(root: Path) -> None:
             entry.stat()
 
 
+def stat_by_folder(root: Path) -> None:
+    for folder in os.scandir(root / "t"):
+        descriptor = os.open(folder.path, os.O_RDONLY)
+        for name in os.listdir(descriptor):
+            os.stat(name, dir_fd=descriptor)
+        os.close(descriptor)
+
+
 def decide(root: Path, source: Any) -> bool:
     made = cumin.plan("x", sql=SQL, inputs={"t": source})
     return cumin.open_store(root / "store").entry(made.build_id) is not None
@@ -110,29 +119,29 @@ def command(root: Path) -> None:
     run(root, str(Path(sys.executable).with_name("cumin")), "plan", "x.yaml")
 
 
-def peers(root: Path) -> dict[str, float]:
+def peers(root: Path, passes: int) -> dict[str, float]:
     found = {}
     if (root / "t.dvc").exists():
-        found["dvc status"] = median(lambda: dvc(root, "status", "-q"), 3)
-    script = [str(harness.environment("datasets")), "-c", HF, str(root), str(root / "hf"), "3"]
+        found["dvc status"] = median(lambda: dvc(root, "status", "-q"), passes)
+    script = [str(harness.environment("datasets")), "-c", HF, str(root), str(root / "hf"), str(passes)]
     done = subprocess.run(script, check=True, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     found["HF resolve"] = float(done.stdout.split()[-1])
     return found
 
 
-def row(root: Path, files: int, *, with_peers: bool) -> str:
+def row(root: Path, files: int, *, peer_passes: int) -> str:
     source = cumin.hive(root / "t", partition={"p": "int"})
     decide(root, source)
     whole = median(lambda: decide(root, source))
     listing = median(lambda: (opened := source.open()).parts(list(opened.partitions)))
-    floor = median(lambda: scan(root))
+    floor, by_folder = median(lambda: scan(root)), median(lambda: stat_by_folder(root))
     process = median(lambda: command(root), 3)
-    beside = peers(root) if with_peers else {}
+    beside = peers(root, peer_passes) if peer_passes else {}
     shown = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in beside.items())
     micro = 1e6 / files
     return (
-        f"| {files:,} | {whole:.4f} | {whole * micro:.2f} | {listing * micro:.2f} | {floor * micro:.2f} | {process:.2f} | "
-        f"{shown} |"
+        f"| {files:,} | {whole:.4f} | {whole * micro:.2f} | {listing * micro:.2f} | {floor * micro:.2f} | "
+        f"{by_folder * micro:.2f} | {process:.2f} | {shown} |"
     )
 
 
@@ -141,6 +150,7 @@ def main() -> None:
     parser.add_argument("files", type=int, nargs="+")
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--peer-passes", type=int, default=3)
     arguments = parser.parse_args()
     roots = {files: harness.WORK / f"lakes/{files}" for files in arguments.files}
     for files, root in roots.items():
@@ -148,12 +158,11 @@ def main() -> None:
     if arguments.prepare:
         return
     print(f"python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, cache warm")
-    print(
-        "| files | cumin, s | µs a file | of it listing and token | scandir+stat alone | command `cumin plan`, s | peers |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print("| files | cumin, s | µs a file | of it listing and token | scandir+stat alone | stat by folder alone | "
+          "command `cumin plan`, s | peers |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
     for files, root in roots.items():
-        print(row(root, files, with_peers=not arguments.no_peers), flush=True)
+        print(row(root, files, peer_passes=0 if arguments.no_peers else arguments.peer_passes), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ghee
+import swimmy
 import swimmy.manifests
 from swimmy.manifests import RUN_LABEL
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path.append(str(EXAMPLES / "movielens"))
 
 NAMESPACE = "restricted"
 IMAGE = "localhost/ghee/python:test"
@@ -41,6 +47,7 @@ class Place:
     """A cluster to run on."""
 
     kube: Any
+    _claims: set[str] = field(default_factory=set)
 
     def on(self, **pods: Any) -> ghee.Kubernetes:
         """The settings of a run."""
@@ -49,6 +56,23 @@ class Place:
             "lease": 10, **pods,
         }  # fmt: skip
         return ghee.Kubernetes(image=IMAGE, kubeconfig=str(self.kube.kubeconfig), namespace=NAMESPACE, pods=asked)
+
+    def claim(self, name: str, folder: Path, *, read_only: bool = False) -> swimmy.Volume:
+        """A folder of this machine as a claim of the namespace, mounted where it lies here; made on first use."""
+        if name not in self._claims:
+            modes = ["ReadOnlyMany" if read_only else "ReadWriteMany"]
+            size = {"storage": "1Gi"}
+            volume = {"hostPath": {"path": str(folder)}, "accessModes": modes, "capacity": size, "storageClassName": ""}
+            wanted = {"accessModes": modes, "storageClassName": "", "volumeName": name, "resources": {"requests": size}}
+            self.kube.request("POST", "/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": volume})
+            path = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"
+            self.kube.request("POST", path, {"metadata": {"name": name}, "spec": wanted})
+            self._claims.add(name)
+        return swimmy.claim(name, str(folder), read_only=read_only)
+
+    def packages(self) -> swimmy.Volume:
+        """This environment's packages, with those that the image leaves out (torch with its libraries has gigabytes)."""
+        return self.claim("packages", Path(sysconfig.get_path("purelib")), read_only=True)
 
     def paths(self) -> list[str]:
         """Where objects of runs would be."""
@@ -67,14 +91,25 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    from servers.kube import Cluster, images, missing_tools
+def place() -> Iterator[Place]:
+    from servers.kube import missing_tools
 
     if missing := missing_tools():
         text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)
         pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+    with open_place() as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def open_place() -> Iterator[Place]:
+    """A cluster of this machine for as long as it is entered."""
+    from servers.kube import Cluster, images
+
     with Cluster() as kube:
-        kube.import_image(images.python_image(kube.state / "python.tar", IMAGE, leave_out=_LEFT_OUT))
+        mounted = Path(sysconfig.get_path("purelib")).glob("torch/lib/*.so*")
+        archive = images.python_image(kube.state / "python.tar", IMAGE, leave_out=_LEFT_OUT, needed_by=mounted)
+        kube.import_image(archive)
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
         kube.request("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "ghee"}})

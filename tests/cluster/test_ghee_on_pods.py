@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -54,6 +55,32 @@ def test_a_list_through_two_map_pods_into_a_loop_of_two_pods(place: Any) -> None
     assert run.report.balanced
     assert run.report.rows_read == 400
     assert "rank 1 has seen 200 rows" in run.logs("train")["train-1"]
+    # one Job, Secret, list and watch for each of driver, two maps and loop; a port-forward is tried until the agent listens
+    asked = {name: count for name, count in run.requests.items() if name != "forward port"}
+    assert sum(asked.values()) < 30, asked
+    assert set(run.starts) == {"where 0", "where 1", "train 0"}
+    assert all(set(parts) == {"scheduling", "agent", "MPI", "import"} for parts in run.starts.values())
+
+
+def test_while_a_pod_fits_on_no_machine_the_run_says_so(place: Any) -> None:
+    lines: list[str] = []
+    seen = threading.Event()
+
+    def watch(line: str) -> None:
+        lines.append(line)
+        if "waiting for train 0" in line and "Insufficient cpu" in line:
+            seen.set()
+
+    def train(stream: Any) -> None: ...
+
+    settings = place.on()
+    pods = {name: value for name, value in settings.pods.items() if name != "cpus"}
+    on = dataclasses.replace(settings, pods=pods, driver={"cpus": "50m"})
+    pipeline = ghee.read(batches(2)).map(passed, cpus="50m").loop(train, cpus=1000)
+    run = ghee.run(pipeline, on=on, wait=False)
+    run._line = watch
+    assert seen.wait(120), lines
+    run.cancel()
 
 
 def test_the_users_own_exception_comes_back_with_its_line(place: Any) -> None:

@@ -10,6 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
+
+settings.register_profile("cumin", deadline=None)  # how fast a busy machine is decides no test
+settings.load_profile("cumin")
 
 FIRST_DAY = date(2026, 1, 1)
 

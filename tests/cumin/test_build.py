@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 
 import cumin
 from cumin.building import build_recipe
+from cumin.inputs.files import FileTable
 from cumin.partitions import NULL_PARTITION
 from cumin.planning import make_plan
 from cumin.store import POINTS, Store
@@ -497,24 +499,95 @@ def test_a_store_of_a_newer_format_is_left_alone(recipe: dict[str, Any]) -> None
     assert [each.name for each in store.iterdir()] == ["cumin.json"]
 
 
-def test_a_full_disk_leaves_the_store_whole(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = build(recipe)
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # every write beyond 100 bytes fails, as on a full disk
+ON_A_FULL_DISK = """
+import json, os, sys
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+import cumin
+from cumin.verify import verify
+disk, elsewhere = sys.argv[1:]
+pq.write_table(pa.table({"a": np.random.default_rng(0).integers(0, 10**12, 200_000)}), elsewhere + "/a.parquet")
+values = {"inputs": {"t": cumin.files(elsewhere + "/a.parquet")}, "store": disk + "/store"}
+first = cumin.build("x", sql="SELECT max(a) AS a FROM t", **values)
+said = []
+for sql in ("SELECT a FROM t", "SELECT a + 1 AS a FROM t ORDER BY a"):  # full while rows come, and after all were sorted
     try:
-        with pytest.raises((OSError, cumin.CuminError)):
-            build(recipe, sql=recipe["sql"].replace("count(*)", "count(*) + 1"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, old)
+        cumin.build("x", sql=sql, **values)
+    except cumin.CuminError as error:
+        said.append([type(error).__name__, str(error)])
+store = cumin.open_store(values["store"])
+left = os.listdir(disk + "/store/staging")
+hit = cumin.build("x", sql="SELECT max(a) AS a FROM t", **values).hit
+whole = verify(store, None, level="bytes") == [] and list(store.builds()) == [first.build_id]
+print(json.dumps({"said": said, "whole": whole, "left": left, "hit": hit}))
+"""
+
+
+def test_a_full_disk_leaves_the_store_whole(tmp_path: Path) -> None:
+    disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
+    disk.mkdir()
+    elsewhere.mkdir()
+    # A disk of 400 kB, seen by this command alone and gone with it.
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=400k none "$1" && shift && exec "$@"', "sh", str(disk)]
+    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    command = [*mounted, sys.executable, "-c", ON_A_FULL_DISK, str(disk), str(elsewhere)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [name for name, _ in found["said"]] == ["StoreError", "StoreError"]
+    assert all("No space left on device" in text and "not published" in text for _, text in found["said"])
+    assert (found["whole"], found["left"], found["hit"]) == (True, [], True)
+
+
+def test_a_store_that_cannot_be_used_says_so(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the store's folder should be")
+    with pytest.raises(cumin.StoreError, match="cannot be read"):
+        build(recipe)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/leases").write_text("in the way of a folder")
+    with pytest.raises(cumin.StoreError, match="cannot be written"):
+        build(recipe, store=tmp_path / "other")
+
+
+@pytest.mark.parametrize("how", ["missing", "short"])
+@pytest.mark.parametrize("which", ["whole", "by partition"])
+def test_a_hit_whose_files_are_damaged_is_built_again(recipe: dict[str, Any], tmp_path: Path, how: str, which: str) -> None:
+    if which == "by partition":
+        recipe |= {"lookback": {}}
+    first = build(recipe)
+    path = Path(first.files()[0])
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.unlink() if how == "missing" else path.write_bytes(whole[:-10])
+    again = build(recipe)
+    assert (again.content_id, again.hit) == (first.content_id, False)
+    assert path.read_bytes() == whole
     assert verify(Store(recipe["store"]), None, level="bytes") == []
-    assert list(Store(recipe["store"]).builds()) == [first.build_id]
     assert build(recipe).hit
+
+
+@pytest.mark.parametrize("value", ["not a date", ["2026-01-05", "not a date"]])
+def test_a_parameter_of_the_wrong_type_is_named(recipe: dict[str, Any], value: Any) -> None:
+    test = ">= :since" if isinstance(value, str) else "IN :since"
+    sql = f"SELECT dt, user_id, count(*) AS n FROM lake.events WHERE dt {test} GROUP BY dt, user_id"
+    with pytest.raises(cumin.ParameterError, match="'since' is the text 'not a date'"):
+        build(recipe, sql=sql, params={"since": value})
+    assert list(Store(recipe["store"]).builds()) == []
+
+
+def test_an_input_that_goes_away_while_it_is_read_is_named(
+    recipe: dict[str, Any], lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lake / f"events/dt={FIRST_DAY + timedelta(5)}/part-0.parquet"
+    check = FileTable.check
+
+    def checked(table: FileTable, parts: Any) -> None:
+        check(table, parts)
+        path.unlink()
+
+    monkeypatch.setattr(FileTable, "check", checked)
+    with pytest.raises(cumin.InputMovedError, match=r"dt=2026-01-06/part-0\.parquet"):
+        build(recipe)
 
 
 def test_an_unreadable_input_file_is_named(recipe: dict[str, Any], lake: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 import cumin
 from cumin.cli import main
 from cumin.gc import collect
+from cumin.lineage import Graph, Vertex, svg
 from cumin.store import Store
 from cumin.verify import verify
 
@@ -114,6 +117,77 @@ def test_lineage_up_down_openlineage_and_drawing(shell: Shell, file: Path, tmp_p
     texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"totals@v1", "clicks@v1", "lake.events"} <= set(texts)
     assert len([p for p in root.iter("{http://www.w3.org/2000/svg}path") if p.get("marker-end")]) == 2
+
+
+def test_what_is_drawn_fits_its_box() -> None:
+    import xml.etree.ElementTree as ET
+
+    drawn = Graph()
+    long = drawn.add(
+        Vertex("a", "input", "lake." + "W" * 60, ["hive by stat", "1000 partitions, " + "9" * 60 + " files"], 1)
+    )
+    made = drawn.add(Vertex("b", "build", "a_name_of_more_than_thirty_letters@v123", ["3 rows", "b1:" + "0" * 80]))
+    drawn.connect(long.key, made.key)
+    root = ET.fromstring(svg(drawn))
+    space = "{http://www.w3.org/2000/svg}"
+    boxes = [each for each in root.iter(f"{space}rect") if each.get("rx")]
+    texts = list(root.iter(f"{space}text"))
+    assert len(texts) == 6
+    for index, each in enumerate(texts):  # 0.7 of its size is as wide as a bold letter is on average in DejaVu Sans
+        box, size = boxes[index // 3], int(each.get("font-size") or 11)
+        right = float(each.get("x") or 0) + len(each.text or "") * size * 0.7 * (0.9 if size == 11 else 1)
+        assert right <= float(box.get("x") or 0) + float(box.get("width") or 0)
+    assert (texts[3].text or "").endswith("@v123")
+
+
+def without_empty(value: Any) -> Any:
+    """`value` without fields that hold nothing: the client writes those that may be left out."""
+    if isinstance(value, dict):
+        return {key: kept for key, each in value.items() if (kept := without_empty(each)) not in ({}, [])}
+    return [without_empty(each) for each in value] if isinstance(value, list) else value
+
+
+def test_the_openlineage_event_is_one_of_its_own_client(shell: Shell, file: Path) -> None:
+    """Their classes are generated from the published schemas: they take no unknown field and check what they are given."""
+    from openlineage.client import event_v2, serde
+    from openlineage.client.generated import (
+        dataset_version_dataset,
+        output_statistics_output_dataset,
+        schema_dataset,
+        sql_job,
+    )
+
+    shell("build", file)
+    event = shell.json("lineage", "clicks", "--openlineage")
+    facets = {
+        "sql": sql_job.SQLJobFacet,
+        "schema": schema_dataset.SchemaDatasetFacet,
+        "version": dataset_version_dataset.DatasetVersionDatasetFacet,
+        "outputStatistics": output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
+    }
+
+    def made(given: dict[str, Any]) -> dict[str, Any]:
+        result = {}
+        for name, values in given.items():
+            known = {key: value for key, value in values.items() if not key.startswith("_")}
+            if name == "schema":
+                known["fields"] = [schema_dataset.SchemaDatasetFacetFields(**each) for each in known["fields"]]
+            result[name] = facets[name](**known, producer=values["_producer"])
+        return result
+
+    theirs = event_v2.RunEvent(
+        eventTime=event["eventTime"],
+        producer=event["producer"],
+        run=event_v2.Run(event["run"]["runId"]),
+        job=event_v2.Job(event["job"]["namespace"], event["job"]["name"], made(event["job"]["facets"])),
+        eventType=event_v2.RunState[event["eventType"]],
+        inputs=[event_v2.InputDataset(e["namespace"], e["name"], facets=made(e["facets"])) for e in event["inputs"]],
+        outputs=[
+            event_v2.OutputDataset(e["namespace"], e["name"], facets=made(e["facets"]), outputFacets=made(e["outputFacets"]))
+            for e in event["outputs"]
+        ],
+    )
+    assert without_empty(json.loads(serde.Serde.to_json(theirs))) == without_empty(event)
 
 
 def test_rebuild_from_the_manifest_alone(shell: Shell, file: Path, write_day: Callable[..., Path], tmp_path: Path) -> None:
@@ -229,6 +303,7 @@ def test_doctor_looks_at_the_file_system(shell: Shell, file: Path) -> None:
         ({"sql": None}, "one of 'sql'"),
         ({"inputs": {"lake.events": {"kind": "hive", "root": "events"}}}, "partition"),
         ({"inputs": {"lake.events": {"kind": "table"}}}, "kind 'table' is not known. Allowed: files, hive"),
+        ({"inputs": {"lake.events": {"kind": "cumin", "dataset": "x", "like": 1}}}, "like is not known. Allowed: dataset"),
         ({"engine": {"kind": "trino"}}, "'trino' is not known. Allowed: duckdb, spark"),
         ({"engine": {"threads": 0}}, "threads=0"),
         ({"determinism": "loose"}, "'loose' is not known"),
@@ -245,7 +320,7 @@ def test_a_wrong_dataset_file_is_told_and_changes_nothing(
 
 
 def test_parameters_on_the_command_line_have_the_files_types(shell: Shell, file: Path) -> None:
-    assert "the parameter is a date" in shell("plan", file, "-p", "since=yesterday", code=2)
+    assert "write a value of the type date" in shell("plan", file, "-p", "since=yesterday", code=2)
     assert "no such parameter. Declared: since" in shell("plan", file, "-p", "until=2026-01-01", code=2)
     assert "write NAME=VALUE" in shell("plan", file, "-p", "since", code=2)
 
@@ -292,6 +367,29 @@ def test_functions_enter_the_id_by_their_code(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(cumin.RecipeError, match=r"without readable source. Declare version="):
         build(abs)
     assert build(abs, version="1").to_table().to_pydict() == {"b": [1, 2]}
+
+
+LOADED = """
+import sys
+from cumin.cli import main
+code = main(sys.argv[2:])
+there = [name for name in sys.argv[1].split(",") if name in sys.modules]
+sys.exit(f"imported {there}" if there else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        (["log"], "duckdb,fsspec,jinja2,numpy,pandas,pyarrow,rich,sqlglot,yaml"),
+        (["plan", "FILE"], "fsspec,jinja2,pandas,pyarrow.dataset,rich,sqlite3"),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(file: Path, tmp_path: Path, command: list[str], unneeded: str) -> None:
+    words = [str(file) if word == "FILE" else word for word in command]
+    run = [sys.executable, "-c", LOADED, unneeded, *words, "--store", str(tmp_path / "store")]
+    done = subprocess.run(run, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_public_names() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cumin.content import RowSum, content_id
@@ -149,7 +149,6 @@ rows = st.lists(
 SCHEMA = pa.schema([("i", pa.int64()), ("s", pa.string()), ("f", pa.float64()), ("l", pa.list_(pa.int64()))])
 
 
-@settings(deadline=None)
 @given(rows, st.randoms(use_true_random=False), st.integers(1, 7))
 def test_any_order_and_any_split_give_one_sum(data: list[dict[str, Any]], rng: random.Random, size: int) -> None:
     wanted = content_id(pa.Table.from_pylist(data, SCHEMA), SCHEMA)
@@ -163,7 +162,6 @@ def test_any_order_and_any_split_give_one_sum(data: list[dict[str, Any]], rng: r
     assert total.content_id(SCHEMA) == wanted
 
 
-@settings(deadline=None)
 @given(rows, rows)
 def test_other_rows_have_another_id(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
     def known(data: list[dict[str, Any]]) -> list[str]:

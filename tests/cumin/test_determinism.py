@@ -11,6 +11,7 @@ import pytest
 import cumin
 from cumin import Determinism, DeterminismError
 from cumin.api import make_recipe
+from cumin.engines.duckdb_engine import DuckDB, _shared_session
 from cumin.errors import QueryError
 from cumin.planning import make_plan
 from cumin.rebuild import check_twice
@@ -171,10 +172,16 @@ def test_python_variables_and_files_are_out_of_reach(table: Path, tmp_path: Path
                     determinism=Determinism(allow=("undeclared",)))  # fmt: skip
 
 
+def test_the_engine_draws_no_bar_into_what_we_print() -> None:
+    """DuckDB draws one on stdout when a query has taken two seconds."""
+    with DuckDB()._connection({}) as connection, _shared_session("UTC") as shared:
+        for each in (connection, shared):
+            assert each.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
+
+
 def test_every_aggregate_of_the_engine_is_judged() -> None:
     """An aggregate in none of our sets is refused, not let pass."""
     from cumin import functions as known
-    from cumin.engines.duckdb_engine import DuckDB
 
     session = DuckDB().open({"t": pa.schema([("k", pa.int64())])}, {})
     try:

@@ -6,10 +6,11 @@ import pytest
 
 @pytest.mark.filterwarnings("ignore:a batch of:RuntimeWarning")
 @pytest.mark.parametrize(
-    ("size", "batches", "credit", "step"), [(1_000_000, 200, 64_000_000, 0.01), (8_000_000, 40, 128_000_000, 0.05)]
+    ("size", "batches", "credit", "step"), [(1_000_000, 300, 128_000_000, 0.01), (8_000_000, 40, 128_000_000, 0.05)]
 )
 def test_a_slow_trainer_fills_its_credit_and_no_more(size: int, batches: int, credit: int, step: float) -> None:
     least, most = memory.measure(size, batches, credit, step)
-    assert most.peak - least.peak <= 1.1 * credit
+    # Python, numpy and pyarrow in five processes take a gigabyte, and not the same each time: a hundredth of it is allowed.
+    assert most.peak - least.peak <= 1.1 * credit + 0.01 * least.peak
     assert most.peak - least.peak >= 0.3 * credit  # it was really full: the figure means something
     assert most.written < 1_000_000  # the journal and what the ranks print

@@ -24,12 +24,26 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot impo
 
 ROWS, BATCH, EPOCHS = 1200, 100, 2
 
+# Points that the kinds of stages pass in the same way are here once; "laid down" of a small batch, "arrived" at a loop and
+# at a sink are in the last test.
 KILLED = [
     # stage, point, carrier, bytes of a batch
     ("reading", "half of the frames queued", "tcp", 100_000),
     ("reading", "half on the wire", "tcp", 30_000_000),
     ("reading", "sent", "tcp", 100_000),
     ("map", "half of the frames queued", "tcp", 100_000),
+    ("reading", "laid down", "shm", 30_000_000),
+    ("reading", "done with an input", "shm", 1000),
+    ("reading", "counted the epoch", "shm", 1000),
+    ("map", "arrived", "shm", 1000),
+    ("map", "sent", "shm", 100_000),
+    ("map", "told of the epoch's end", "shm", 1000),
+    ("map", "returned", "shm", 1000),
+    ("loop", "batch taken", "shm", 1000),
+    ("loop", "told of the epoch's end", "shm", 1000),
+    ("loop", "returned", "shm", 1000),
+    ("sink", "counted the epoch", "shm", 1000),
+    ("sink", "returned", "shm", 1000),
 ]
 
 

@@ -112,6 +112,14 @@ def yield_sums(batches):
     return "done"
 
 
+def pass_on(last):
+    def loop(batches):
+        yield from batches
+        yield {"n": np.array([last])}
+
+    return loop
+
+
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -234,6 +242,12 @@ def check_places(handle, folder):
 def check_yielded(handle, folder):
     assert sorted(int(batch["sum"][0]) for batch in handle.result) == [int(batch["n"].sum()) for batch in batches_of(4)]
     assert handle.results == {"yield_sums": ["done"]}
+    assert handle.report.balanced
+
+
+def check_said_last(handle, folder):
+    assert sorted(int(batch["n"][0]) for batch in handle.result) == [0, 0, 10, 10, 100, 200]
+    assert handle.report.balanced
 
 
 def read(count=6, **options):
@@ -290,6 +304,10 @@ CASES = {
     "loop: early return": Case(lambda f: read(epochs=3).loop(return_early), check_result(0)),
     "loop: break": Case(lambda f: read(epochs=3).loop(first_of_each_epoch, ordered=True), check_break),
     "loop: yields": Case(lambda f: read(4).loop(yield_sums).write([]), check_yielded),
+    "loop: yields when its stream has ended": Case(
+        lambda f: read(2, epochs=2).loop(pass_on(100), name="a").loop(pass_on(200), name="b").write([]),
+        check_said_last,
+    ),
     "branches": Case(
         lambda f: two_loops_and_a_list(read(3).map(double)),
         check_branches,
@@ -530,7 +548,7 @@ def test_a_batch_larger_than_the_credit_passes_with_a_warning(on, capfd):
 
 def test_the_public_names():
     assert set(ghee.__all__) == {
-        "read", "branches", "auto", "Pipeline", "run", "resume", "Run", "Kubernetes", "Batches", "Epoch", "checkpoint", "restored",
-        "rank", "size", "stage", "errors",
+        "read", "branches", "auto", "Pipeline", "run", "resume", "Run", "Kubernetes", "Batches", "Epoch", "checkpoint",
+        "restored", "rank", "size", "stage", "errors",
     }  # fmt: skip
     assert (ghee.rank(), ghee.size(), ghee.stage()) == (0, 1, "")

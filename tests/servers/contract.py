@@ -125,9 +125,14 @@ class Program:
         assert self._process is not None, f"{self.name} does not run"
         return self._process.pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is there."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start it unless it runs; returns when it answers. Raises RuntimeError with its log where it does not."""
-        if self._process is not None and self._process.poll() is None:
+        if self.runs:
             return
         # Not a process of the test that happens to be the first to need it.
         env = {name: value for name, value in os.environ.items() if name not in ("GHEE_TEST_SESSION", "TMPDIR")}

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 
@@ -63,8 +63,12 @@ def read_all(address: str, topic: str, committed: bool = True) -> list[Any]:
 
 
 def committed(address: str, group: str, topic: str, partitions: int) -> list[int]:
-    """The group's committed offsets; -1001 where there is none."""
+    """The group's committed offsets; -1001 where there is none. Empty where the broker does not say: it is asked again."""
     consumer = Consumer({"bootstrap.servers": address, "group.id": group})
-    found = consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=30)
-    consumer.close()
+    try:
+        found = consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=3)
+    except KafkaException:  # its coordinator is not there yet, or it is away, or a transaction is open
+        return []
+    finally:
+        consumer.close()
     return [place.offset for place in found]

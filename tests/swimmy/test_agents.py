@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +18,8 @@ import cloudpickle
 import pytest
 from real_agents import Agents, cause
 
-from swimmy.channel import Caller, Keys
+from swimmy.agent.ranks import Ranks
+from swimmy.channel import Caller, Keys, Loop
 
 
 @pytest.fixture
@@ -184,3 +187,21 @@ def test_orphans_are_reaped_and_no_process_outlives_its_agent(agents: Any) -> No
     run.call({"op": "stop", "code": 0, "reason": "done"})
     assert run.processes[0].wait(20) == 0
     assert not Path(f"/proc/{orphan}").exists()
+
+
+def test_a_long_report_that_arrives_in_pieces_is_one_report(tmp_path: Path) -> None:
+    """A report holds a traceback and a pickled exception: it is longer than a log line may be."""
+    loop, reports = Loop(), []
+    ranks = Ranks(loop, tmp_path / "socket", lambda rank, report: reports.append((rank, report)), print, print)
+    text = json.dumps({"report": "failed", "traceback": "x" * 50_000}).encode() + b"\n"
+    with socket.socket(socket.AF_UNIX) as rank:
+        rank.connect(str(tmp_path / "socket"))
+        rank.sendall(b'{"connection": "control", "rank": 3}\n')
+        for piece in (text[:20_000], text[20_000:40_000], text[40_000:]):
+            loop.turn(1)
+            rank.sendall(piece)
+        while not reports:
+            loop.turn(1)
+    assert reports == [(3, {"report": "failed", "traceback": "x" * 50_000})]
+    loop.turn(1)
+    ranks.close()

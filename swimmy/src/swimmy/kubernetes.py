@@ -376,6 +376,7 @@ class Forward:
             return carried
         finally:
             far.close(timeout=1)
+            far.shutdown()  # close() does nothing after the other end's close, and leaves the socket open
 
     def close(self) -> None:
         self._closed = True

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from ghee.errors import BatchError, PipelineError, SinkError, SinkExistsError
 from ghee.io import PartFile, Sink, open_sink, open_source
 from ghee.io.manifest import read_manifest
 from ghee.io.sinks import files as sink_files
+from ghee.io.sinks.writer import FileWriter
 
 FORMATS = ["parquet", "csv", "jsonl", "arrow"]
 
@@ -310,7 +313,7 @@ def test_two_runs_at_once_the_second_of_two_fresh_ones_fails_at_its_publish(tmp_
 
 
 _KILLED = """
-import os, signal, sys
+import os, pickle, signal, sys
 import numpy as np
 from ghee.io import open_sink
 from ghee.io.sinks import files, staging
@@ -330,6 +333,12 @@ class Dying:
             return call(*args)
         return counted
 
+def dying(sink, point):
+    staging.is_local = lambda filesystem: True
+    sink._place = files.Place(Dying(sink._place.filesystem, point), sink._place.path, sink._place.given)
+    if sink._staging is not None:
+        sink._staging.filesystem = sink._place.filesystem
+
 def write(target, mode, values, point=None):
     sink = open_sink(target, mode=mode, rows_per_file=2 if point is not None else 10)
     sink.prepare()
@@ -337,12 +346,32 @@ def write(target, mode, values, point=None):
     writer.write({"x": np.array(values)})
     parts = writer.close()
     if point is not None:
-        staging.is_local = lambda filesystem: True
-        sink._place = files.Place(Dying(sink._place.filesystem, point), sink._place.path, sink._place.given)
-        sink._staging.filesystem = sink._place.filesystem
+        with open(target + ".parts", "wb") as file:  # as the journal would have it
+            pickle.dump((sink.token, parts), file)
+        dying(sink, point)
     sink.publish(parts)
 
-folder, mode = sys.argv[1:]
+def go_on(target, mode, point):
+    sink = open_sink(target, mode=mode, rows_per_file=2)
+    with open(target + ".parts", "rb") as file:
+        token, parts = pickle.load(file)
+    dying(sink, point)
+    assert sink.adopt(token, parts)
+    sink.publish(parts)
+
+folder, mode = sys.argv[1:3]
+if len(sys.argv) > 3:  # kill it once more at every point of taking over and publishing again
+    status, point = 1, 0
+    while status:
+        child = os.fork()
+        if child == 0:
+            go_on(folder, mode, point)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), status
+        point += 1
+    print(point)
+    sys.exit()
 status, point = 1, 0
 while status:
     child = os.fork()
@@ -382,6 +411,107 @@ def test_a_driver_killed_at_any_point_of_its_publish_leaves_the_old_or_the_new(t
     assert points >= 7  # five files, the manifest, the staging
     assert seen[0] == old
     assert seen[-1] == new
+
+
+@pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
+def test_a_publish_that_was_killed_at_any_point_is_gone_on_with_and_killed_again(tmp_path: Path, mode: str) -> None:
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), mode]
+    points = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    new = [*([1, 2, 3] if mode == "append" else []), *range(100, 110)]
+    again = 0
+    for point in range(points):
+        target = tmp_path / str(point)
+        token, parts = pickle.loads(Path(f"{target}.parts").read_bytes())
+        command = [sys.executable, "-c", _KILLED, str(target), mode, "go on"]
+        again += int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) - 1
+        assert ids(target) == new
+        manifest = json.loads((target / "_ghee.json").read_text())
+        assert [write["token"] for write in manifest["writes"]].count(token) == 1
+        for part in parts:  # what was stored is what is there: nothing was written again
+            assert hashlib.sha256((target / part.path).read_bytes()).hexdigest() == part.digest.partition(":")[2]
+        assert [name for name in visible(target) if "staging" in name] == []
+    assert again > 3 * points
+
+
+def test_a_released_staging_is_adopted_without_what_nobody_has_recorded(tmp_path: Path) -> None:
+    def begin() -> tuple[Any, Any, list[Any]]:
+        sink: Any = open_sink(tmp_path / "out", rows_per_file=2)
+        sink.prepare()
+        writer = sink.writer(0)
+        for n in range(5):
+            writer.write(numbers(n))
+        return sink, writer, writer.stored()
+
+    sink, writer, parts = begin()
+    token = sink.token
+    assert sum(part.rows for part in parts) == 4
+    with pytest.raises(SinkError, match="is being written by another process"):
+        open_sink(tmp_path / "out").adopt(token, parts)  # type: ignore[attr-defined]
+    writer.abort()
+    sink.release()
+    again: Any = open_sink(tmp_path / "out", rows_per_file=2)
+    stray = tmp_path / "out" / f"_staging-{token}" / "data" / "half-written.parquet"
+    stray.write_bytes(b"PAR1")
+    assert again.adopt(token, parts)
+    assert not stray.exists()
+    writer = again.writer(0)
+    writer.write(numbers(4))
+    again.publish([*parts, *writer.close()])
+    assert ids(tmp_path / "out") == [0, 1, 2, 3, 4]
+    assert visible(tmp_path / "out")[0] == "_ghee.json"
+    shutil.rmtree(tmp_path / "out")
+
+    sink, writer, parts = begin()  # a part that is damaged, and a staging that is not there: it begins anew
+    writer.abort()
+    sink.release()
+    (tmp_path / "out" / f"_staging-{sink_token(tmp_path)}" / "data" / parts[0].path).write_bytes(b"PAR1")
+    again = open_sink(tmp_path / "out")
+    assert not again.adopt(sink_token(tmp_path), parts)
+    assert not again.adopt("0123456789abcdef", parts)
+    sink, writer, parts = begin()  # another run into the folder removes what was left for one that goes on
+    writer.abort()
+    sink.release()
+    token = sink_token(tmp_path)
+    other: Any = open_sink(tmp_path / "out", mode="append")
+    other.prepare()
+    assert not open_sink(tmp_path / "out").adopt(token, parts)  # type: ignore[attr-defined]
+    other.abort()
+
+
+def sink_token(folder: Path) -> str:
+    (staging,) = (folder / "out").glob("_staging-*")
+    return staging.name.removeprefix("_staging-")
+
+
+def test_parts_that_are_closed_together_hold_whole_batches(tmp_path: Path) -> None:
+    sink: Any = open_sink(tmp_path / "out", rows_per_file=10, partition_by="k")
+    sink.prepare()
+    now = 0.0
+    writer = FileWriter(sink._place.filesystem, sink._staging.data, 0, "parquet", 10, ("k",), lambda: now)
+    told: list[Any] = []
+    for number in range(40):
+        now += 10.0
+        writer.write({"x": np.full(4, number), "k": np.arange(4) % (1 + number % 3)})
+        if parts := writer.stored():
+            told += parts
+            assert sum(part.rows for part in told) == 4 * number  # all before this batch, and nothing of it
+    told += writer.close()
+    assert sum(part.rows for part in told) == 160
+    assert all(part.rows <= 10 for part in told)
+    sink.publish(told)
+    assert Counter(ids(tmp_path / "out")) == Counter(dict.fromkeys(range(40), 4))
+
+    sink = open_sink(tmp_path / "slow")
+    sink.prepare()
+    writer = FileWriter(sink._place.filesystem, sink._staging.data, 0, "parquet", 1000, (), lambda: now)
+    rows = []
+    for number in range(100):
+        now += 10.0
+        writer.write({"x": np.full(1, number)})
+        rows += [part.rows for part in writer.stored()]
+    assert rows == [31, 31, 31]  # five minutes each
+    writer.abort()
+    sink.abort()
 
 
 def test_dead_stagings_are_removed_and_living_ones_are_not(tmp_path: Path) -> None:

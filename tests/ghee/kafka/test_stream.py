@@ -47,6 +47,8 @@ def test_a_stream_goes_on_after_what_was_committed(kafka: Kafka) -> None:
     run.stop()
     assert run.wait(60)
     assert run.report.balanced
+    assert run.report.lag == {f"{topic}[0]": 0, f"{topic}[1]": 0}
+    assert f"lag: 0 offsets ({topic}[0] 0, {topic}[1] 0)" in str(run.report)
     assert sorted(seen.values) == list(range(1_500))
     assert committed(kafka.address, topic, topic, 2) == [750, 750]
     produce(kafka.address, topic, numbers(10, 2, first=1_500))

@@ -119,6 +119,35 @@ def _before_saying(kind: str) -> Callable[[Point], None]:
     return install
 
 
+def _at_a_write(*, before: bool) -> Callable[[Point], None]:
+    def install(point: Point) -> None:
+        from ghee.io.sinks.writer import FileWriter
+
+        def write(original: Any, *arguments: Any) -> None:
+            if before and point.reached():
+                point.kill()
+            original(*arguments)
+            if not before and point.reached():
+                point.kill()
+
+        wrap(FileWriter, "write", write)
+
+    return install
+
+
+def parts_recorded(point: Point) -> None:
+    """What a sink's rank has stored stands in the journal; the next batch is at hand."""
+    from ghee.io.sinks.writer import FileWriter
+
+    def write(original: Any, *arguments: Any) -> None:
+        runs = Path(os.environ["GHEE_HOME"], "runs")
+        if any(b'"stored"' in journal.read_bytes() for journal in runs.glob("*/journal")):
+            point.kill()
+        original(*arguments)
+
+    wrap(FileWriter, "write", write)
+
+
 def epoch_ended(point: Point) -> None:
     """The rank was told that an epoch has ended, and has not seen it."""
     from ghee.protocol.messages import EpochEnd
@@ -140,6 +169,10 @@ POINTS: dict[str, Callable[[Point], None]] = {
     "arrived": arrived,
     "done with an input": _before_saying("Finished"),
     "batch taken": _before_saying("Consumed"),
+    "before a write": _at_a_write(before=True),
+    "after a write": _at_a_write(before=False),
+    "parts closed": _before_saying("Stored"),
+    "parts recorded": parts_recorded,
     "told of the epoch's end": epoch_ended,
     "counted the epoch": _before_saying("EpochDone"),
     "returned": _before_saying("Returned"),

@@ -25,7 +25,8 @@ SIZE = 100
 class Plan:
     """What is simulated: batches by split, outputs of each function, and how many batches a loop takes before it returns.
 
-    `slow`: stages whose ranks seldom get a turn; `fails`: a loop that leaves raises instead of returning.
+    `slow`: stages and ranks that seldom get a turn; `fails`: a loop that leaves raises instead of returning; `collective`:
+    the ranks of a loop meet after every batch and at the end of every epoch, and none goes on before all are there.
     """
 
     stages: list[StageRules]
@@ -41,8 +42,9 @@ class Plan:
     number: int = 0
     orders: int | None = None
     """The seed of the order of the splits; None: that of the simulation."""
-    slow: tuple[int, ...] = ()
+    slow: tuple[int | RankId, ...] = ()
     fails: bool = False
+    collective: bool = False
     endless: bool = False
     """The epochs are cut one by one while it runs, and its end is told like that of a stream that is stopped."""
     changes: int = 0
@@ -246,7 +248,9 @@ class Consumer(SimRank):
         self.forward: list[m.Send] = []
         self.counts: dict[str, int] = Counter()
         self.returned = False
+        self.meetings: list[object] = []
         self.per_epoch: Counter[int] = Counter()
+        self.group: list[BatchId] = []
         self.number, self.recorded = sim.plan.number, sim.plan.number
         self.delivery.epoch = sim.coordinator.edges[rank.stage].first
 
@@ -256,6 +260,12 @@ class Consumer(SimRank):
             self.number += 1
             self.sim.asked[self.rank] = list(self.delivered)
             self.tell(m.Checkpointed(self.rank, self.number, epoch, self.per_epoch[epoch]))
+
+    def store(self, epoch: int) -> None:
+        """Close the files of a sink that stores: a part is the names of its batches."""
+        if self.rules.stores and self.group:
+            self.tell(m.Stored(self.rank, epoch, tuple(self.group)))
+        self.group = []
 
     def on(self, action: m.Action) -> None:
         if isinstance(action, m.EpochEnd):
@@ -291,10 +301,22 @@ class Consumer(SimRank):
         self.tell(m.Accepted(self.rank, action.id)) if action.fill is None else None
         self.pass_on()
 
-    def step(self) -> bool:
-        if self.returned or self.recorded < self.number:
+    def waits_for_others(self) -> bool:
+        """Whether another rank of the loop is not yet where this one has come to."""
+        if not self.sim.plan.collective or self.rules.kind != "loop" or not self.meetings:
             return False
-        if self.rank.stage in self.sim.plan.slow and self.sim.random.random() < 0.9:
+        others = [other for other in self.sim.ranks.values() if isinstance(other, Consumer) and other.rules is self.rules]
+        here = len(self.meetings)
+        assert len({other.meetings[here - 1] for other in others if len(other.meetings) >= here}) == 1, (
+            "they are not at one step"
+        )
+        return any(len(other.meetings) < here for other in others)
+
+    def step(self) -> bool:
+        if self.returned or self.recorded < self.number or self.waits_for_others():
+            return False
+        slow = self.sim.plan.slow
+        if (self.rank.stage in slow or self.rank in slow) and self.sim.random.random() < 0.9:
             self.sim.slowed = True
             return False
         if self.sim.plan.leaves.get(self.rank, 1 << 30) <= len(self.delivered):
@@ -306,6 +328,7 @@ class Consumer(SimRank):
         match self.delivery.next():
             case Deliver((action, rows)):
                 self.delivered.append((action.id, action.fill))
+                self.meetings.append(action.id[0])
                 self.per_epoch[action.id[0]] += 1
                 epoch = action.id[0]
                 if action.fill is Tail.PAD:
@@ -316,12 +339,17 @@ class Consumer(SimRank):
                         self.counts[f"repeated {epoch}"] += rows
                     else:
                         self.tell(m.Consumed(self.rank, action.id))
+                        self.group.append(action.id)
+                if self.sim.plan.every and len(self.group) >= self.sim.plan.every:
+                    self.store(epoch)
                 if self.sim.plan.every and len(self.delivered) % self.sim.plan.every == 0:
                     self.ask(epoch)
                 return True
             case End(epoch, left):
+                self.meetings.append(f"end of {epoch}")
                 repeated = self.counts[f"repeated {epoch}"]
                 self.sim.tail += len(left)
+                self.store(epoch)
                 self.tell(
                     m.EpochDone(self.rank, epoch, self.per_epoch[epoch], self.rows[epoch], 0, len(left) * ROWS,
                                 self.counts[f"padded {epoch}"], repeated // ROWS, repeated)
@@ -354,6 +382,7 @@ class Simulation:
         self.outcome: m.Action | None = None
         self.asked: dict[RankId, list[tuple[BatchId, Tail | None]]] = {}
         self.records: list[tuple[m.Record, dict[RankId, list[tuple[BatchId, Tail | None]]]]] = []
+        self.kept: list[m.Keep] = []
         order_seed = seed if plan.orders is None else plan.orders
         self.gave_up: list[m.GaveUp] = []
         self.slowed = False
@@ -435,6 +464,8 @@ class Simulation:
             elif isinstance(action, m.Record):
                 whose = [rank for rank in self.asked if rank.stage == action.stage]
                 self.records.append((action, {rank: self.asked[rank] for rank in whose}))
+            elif isinstance(action, m.Keep):
+                self.kept.append(action)
             elif isinstance(action, m.GaveUp):
                 self.gave_up.append(action)
             elif isinstance(action, m.Restart):

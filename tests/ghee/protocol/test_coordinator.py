@@ -67,6 +67,45 @@ def test_every_batch_is_delivered_once_and_evenly(
                 assert mine == order[index::loops][: len(mine)]
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(0, 9), max_size=5), st.sets(st.integers(0, 4)), st.integers(0, 2), st.integers(1, 3), st.booleans(),
+    st.booleans(), seeds,
+)  # fmt: skip
+def test_a_collective_at_every_step_never_hangs(
+    splits: list[int], kept: set[int], crashes: int, epochs: int, ordered: bool, slow: bool, seed: int
+) -> None:
+    """Loops of one to four ranks with every tail. Of the splits that are not `kept` a filter leaves next to nothing."""
+    tails = [Tail.DROP, Tail.PAD, Tail.REPEAT]
+    stages = [
+        StageRules(0, "read", None, 2),
+        StageRules(1, "map", 0, 2, 2 * SIZE, 8, ordered, depth=1),
+        *(
+            StageRules(2 + n, "loop", 1, n % 4 + 1, 2 * SIZE, ordered=ordered, tail=tails[(n + seed) % 3], depth=2)
+            for n in range(4)
+        ),
+    ]
+
+    def outputs(stage: int, name: BatchId) -> int:
+        return int(stage == 0 or name[1] in kept or hash((seed, name)) % 8 == 0)
+
+    slow_ranks = tuple(RankId(stage.index, 0) for stage in stages[2:]) if slow else ()
+    plan = Plan(stages, splits, epochs, outputs, slow=slow_ranks, collective=True, crashes=crashes)
+    sim = Simulation(plan, seed, retries=100)
+    assert isinstance(sim.run(), m.Finish), sim.outcome
+    made = made_at(sim, [0, 1])
+    for rules in stages[2:]:
+        by_rank = sim.delivered(rules.index)
+        for epoch in range(epochs):
+            total = sum(name[0] == epoch for name in made)
+            steps = total // rules.ranks if rules.tail is Tail.DROP else -(-total // rules.ranks)
+            assert [sum(name[0] == epoch for name, _ in rank) for rank in by_rank] == [steps] * rules.ranks
+            left = total - total // rules.ranks * rules.ranks if rules.tail is Tail.DROP else 0
+            real = Counter(name for rank in by_rank for name, fill in rank if fill is None and name[0] == epoch)
+            assert real.total() == total - left
+            assert set(real.values()) <= {1}
+
+
 @settings(max_examples=100, deadline=None)
 @given(splits, st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.booleans(), seeds)
 def test_branches_each_see_every_batch(

@@ -135,7 +135,8 @@ def test_a_whole_run_reads_maps_loops_and_writes_back(store: Store, tmp_path: Pa
     for number in range(4):
         store.put_table(f"ratings/{number}.parquet", table(1000 * number, 1000), row_group_size=100)
     pipeline = ghee.read(store.url("ratings"), batch_size=100).map(double, replicas=2).loop(train).write(store.url("out"))
-    ghee.run(pipeline, progress=False)
+    run = ghee.run(pipeline, progress=False)
+    assert run.report.balanced
     found = {row["id"]: row["x"] for row in read(open_source(store.url("out")))}
     assert found == {1000 * n + i: 2.0 * i for n in range(4) for i in range(1000)}
 
@@ -160,3 +161,35 @@ def test_others_read_what_was_written(store: Store, tmp_path: Path) -> None:
     rows = duckdb.sql(f"SELECT count(*), sum(id) FROM read_parquet('{tmp_path}/out/*/*.parquet', hive_partitioning=true)")
     assert rows.fetchall() == [(100, sum(range(100)))]
     assert pq.read_table(tmp_path / "out").num_rows == 100
+
+
+@pytest.mark.server
+def test_spark_reads_what_was_written_and_writes_what_is_read(hdfs: Store, tmp_path: Path) -> None:
+    """Straight from the name node and to it, while a write that is not finished lies beside."""
+    sql = pytest.importorskip("pyspark.sql")
+    sink: Any = open_sink(hdfs.url("out"), partition_by="k", rows_per_file=20)
+    sink.prepare()
+    writer = sink.writer(0)
+    writer.write(table(0, 100, k=[i % 2 for i in range(100)]))
+    sink.publish(writer.close())
+    other: Any = open_sink(hdfs.url("out"), mode="append")
+    other.prepare()
+    writer = other.writer(0)
+    writer.write(table(1000, 10, k=[0] * 10))
+    writer.store()
+    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    spark = builder.config("spark.sql.warehouse.dir", str(tmp_path / "warehouse")).getOrCreate()
+    try:
+        seen = spark.read.parquet(f"hdfs://{hdfs.authority}{hdfs.path('out')}")
+        assert sorted(row["id"] for row in seen.collect()) == list(range(100))
+        assert seen.where("k = 1").count() == 50
+        seen.write.partitionBy("k").parquet(f"hdfs://{hdfs.authority}{hdfs.path('spark')}")
+    finally:
+        spark.stop()
+        spark.sparkContext._gateway.shutdown()
+        spark.sparkContext._gateway.proc.kill()
+        spark.sparkContext._gateway.proc.wait()
+        other.abort()
+    found = read(open_source(hdfs.url("spark")))
+    assert sorted(row["id"] for row in found) == list(range(100))
+    assert all(row["k"] == row["id"] % 2 for row in found)

@@ -132,13 +132,17 @@ def _files(tree: Path, leave_out: frozenset[str]) -> Iterable[Path]:
                 yield Path(folder, file)
 
 
-def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = ()) -> Path:
-    """The image of this interpreter and environment; ``leave_out`` names package folders."""
+def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = (), needed_by: Iterable[Path] = ()) -> Path:
+    """The image of this interpreter and environment; ``leave_out`` names package folders. ``needed_by`` are libraries that
+    a Pod mounts: what they want of the machine is in the image.
+    """
     left = frozenset(leave_out)
     paths = {Path(os.path.normpath(file)) for tree in _trees(left) for file in _files(tree, left)}
     shells = {Path("/bin/sh").resolve(), Path("/bin/cat").resolve(), Path("/bin/sleep").resolve()}
     linked = [each for each in paths if (".so" in each.name or os.access(each, os.X_OK)) and each.is_file()]
     paths |= {Path(os.path.normpath(each)) for each in _libraries([*linked, *shells])} | shells
+    own = Path(sys.prefix)
+    paths |= {each for each in _libraries(needed_by) if not Path(os.path.normpath(each)).is_relative_to(own)}
     paths |= {step for path in paths if path.is_symlink() for step in _link_targets(path)}
     layer = target.with_suffix(".layer")
     with tarfile.open(layer, "w") as archive:

@@ -78,8 +78,13 @@ class Agents:
         self.caller.close()
         self.context.term()
         for process in self.processes:
-            process.kill()
-            process.wait()
+            process.terminate()  # an agent that is killed leaves its ranks and MPI's daemons behind
+        for process in self.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def cause(entry: dict[str, Any]) -> bool:

@@ -5,13 +5,9 @@
 >>> ds.build_id, ds.content_id, ds.hit, ds.files()
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from cumin.api import build, load, make_recipe, open_store, plan
-from cumin.content import content_id
-from cumin.dataset import Dataset
-from cumin.determinism import Determinism
-from cumin.engines.duckdb_engine import duckdb
 from cumin.errors import (
     ConfigError,
     CorruptError,
@@ -30,12 +26,19 @@ from cumin.errors import (
     StoreError,
     StoreFormatError,
 )
-from cumin.inputs.delta import delta
-from cumin.inputs.files import files, hive
-from cumin.inputs.iceberg import iceberg
-from cumin.store import Store
-from cumin.udfs import udf
-from cumin.units import Layout
+
+if TYPE_CHECKING:
+    from cumin.api import build, load, make_recipe, plan
+    from cumin.content import content_id
+    from cumin.dataset import Dataset
+    from cumin.determinism import Determinism
+    from cumin.engines.duckdb_engine import duckdb
+    from cumin.inputs.delta import delta
+    from cumin.inputs.files import files, hive
+    from cumin.inputs.iceberg import iceberg
+    from cumin.store import Store, open_store
+    from cumin.udfs import udf
+    from cumin.units import Layout
 
 __all__ = [
     # build
@@ -49,12 +52,38 @@ __all__ = [
 ]  # fmt: skip
 
 
+# Each is imported when it is first asked for, so that `cumin log` need not wait for an SQL parser and an engine.
+_WHERE = {
+    "cumin.api": ("build", "load", "make_recipe", "plan"),
+    "cumin.content": ("content_id",),
+    "cumin.dataset": ("Dataset",),
+    "cumin.determinism": ("Determinism",),
+    "cumin.engines.duckdb_engine": ("duckdb",),
+    "cumin.inputs.delta": ("delta",),
+    "cumin.inputs.files": ("files", "hive"),
+    "cumin.inputs.iceberg": ("iceberg",),
+    "cumin.store": ("Store", "open_store"),
+    "cumin.udfs": ("udf",),
+    "cumin.units": ("Layout",),
+}
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
+
+
 def __getattr__(name: str) -> Any:
-    """`cumin.spark`, imported only when it is asked for: pyspark is an extra."""
-    if name != "spark":
+    if name in ("hydra", "mlflow"):
+        return import_module(f"cumin.{name}")  # extras
+    if name == "spark":
+        try:
+            from cumin.engines.spark_engine import spark
+        except ImportError as error:
+            raise ConfigError("cumin.spark needs the package pyspark: pip install 'cumin[spark]'.") from error
+        return spark
+    if name not in _MODULE:
         raise AttributeError(f"module 'cumin' has no attribute {name!r}")
-    try:
-        from cumin.engines.spark_engine import spark
-    except ImportError as error:
-        raise ConfigError("cumin.spark needs the package pyspark: pip install 'cumin[spark]'.") from error
-    return spark
+    value = getattr(import_module(_MODULE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,6 +29,7 @@ class Query:
     tables: dict[str, list[exp.Table]]  # as the query writes them, in lower case; common table expressions left out
 
     def position(self, offset: int) -> str:
+        """Line and column of an offset into the text."""
         return position(self.text, offset)
 
 

@@ -15,18 +15,9 @@ from cumin.errors import ConfigError, QueryError
 from cumin.inputs.base import Input
 from cumin.inputs.dataset import DatasetInput
 from cumin.recipe import Recipe, names
-from cumin.store import Store
+from cumin.store import StoreLike, open_store
 from cumin.udfs import Udf
 from cumin.units import Layout
-
-StoreLike = Store | str | os.PathLike[str] | None
-
-
-def open_store(store: StoreLike = None, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """A store by path or URL; without one, `CUMIN_STORE`, else the folder ``.cumin`` here."""
-    if isinstance(store, Store):
-        return store
-    return Store(store or os.environ.get("CUMIN_STORE") or ".cumin", storage_options)
 
 
 def make_recipe(

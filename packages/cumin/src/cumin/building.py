@@ -13,7 +13,15 @@ from typing import Any
 from cumin.content import RowSum
 from cumin.dataset import Dataset, load, write_schema
 from cumin.encoding import digest
-from cumin.errors import InputMovedError, KeyNotUniqueError, NonDeterministicBuildError, NotPartitionLocalError
+from cumin.errors import (
+    EngineError,
+    InputMovedError,
+    KeyNotUniqueError,
+    NonDeterministicBuildError,
+    NotPartitionLocalError,
+    ParameterError,
+    StoreError,
+)
 from cumin.lease import acquire
 from cumin.planning import Plan, SubPlan, make_plan, only_partitions
 from cumin.recipe import Recipe, param_to_json
@@ -32,7 +40,8 @@ def build_recipe(
 ) -> Dataset:
     """The dataset of a recipe: found, waited for, or built.
 
-    `force` runs the query even if the build is there, and compares (rebuild, check). Raises RecipeError before
+    `force` runs the query even if the build is there, and compares (rebuild, check). A build whose files are missing
+    or short is run again too; that puts them back where it makes the very same bytes. Raises RecipeError before
     anything runs, InputMovedError and NonDeterministicBuildError after; the store is whole in every case.
     """
     progress("planning")
@@ -40,7 +49,11 @@ def build_recipe(
     if not force:
         found = existing(plan, store)
         if found is not None:
-            return found
+            damaged = store.damaged([file for unit in found.manifest["output"]["units"] for file in unit["files"]])
+            if not damaged:
+                return found
+            progress(f"building again what is damaged: {damaged[0]}")
+            force = True
 
     def done() -> bool:
         return not force and store.entry(plan.build_id) is not None
@@ -48,16 +61,22 @@ def build_recipe(
     def waiting(holder: Mapping[str, Any]) -> None:
         progress(f"waiting for the builder on {holder.get('host')} (process {holder.get('pid')})")
 
-    lease = acquire(store, plan.build_id, done=done, waiting=waiting)
-    if lease is None:
-        other = existing(plan, store)
-        assert other is not None
-        return other
     try:
-        store.reach("leased")
-        return _run(plan, store, progress)
-    finally:
-        lease.release()
+        lease = acquire(store, plan.build_id, done=done, waiting=waiting)
+        if lease is None:
+            other = existing(plan, store)
+            assert other is not None
+            return other
+        try:
+            store.reach("leased")
+            return _run(plan, store, progress)
+        finally:
+            lease.release()
+    except OSError as error:
+        raise StoreError(
+            f"The store {store.place.url} cannot be written: {error}. The dataset was not published, and what the store "
+            "held is untouched. Make room or give the right to write there, then build again."
+        ) from error
 
 
 def existing(plan: Plan, store: Store) -> Dataset | None:
@@ -113,7 +132,24 @@ def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> 
     for name, table in plan.tables.items():
         table.check(state[name])
     relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
-    return plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
+    try:
+        return plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
+    except (EngineError, OSError) as error:
+        _check_moved(plan)  # a file that went away while it was read is no fault of the engine's or the store's
+        _blame_parameters(plan.recipe, error)
+        raise
+
+
+def _blame_parameters(recipe: Recipe, error: Exception) -> None:
+    """Raise ParameterError if the engine could not convert the text of a parameter: engines find that only in the run."""
+    said = str(error).split("\n", 1)[0]  # the lines after it show the query, with every parameter
+    for name, value in recipe.params.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(each, str) and each and (f"'{each}'" in said or f'"{each}"' in said):
+                raise ParameterError(
+                    f"The parameter {name!r} is the text {each!r}, and the engine had to convert that text and could "
+                    f"not. Give a value of the type that the query needs (a date, a number).\n{error}"
+                ) from error
 
 
 def _check_keys(plan: Plan, progress: Progress) -> None:
@@ -149,7 +185,7 @@ def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress
     missing = []
     for each in plan.subplans:
         record = store.record(_sub_path(each.build_id))
-        if record is None:
+        if record is None or (record["unit"] is not None and store.damaged(record["unit"]["files"])):
             missing.append(each)
         else:
             found[each.key] = record["unit"]

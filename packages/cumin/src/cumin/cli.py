@@ -1,6 +1,7 @@
 """The command line: `cumin COMMAND`, each with `--json`. Thin: every command calls one function of the package."""
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -8,22 +9,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from cumin.errors import ConfigError, CuminError, StoreError
 
-from cumin import config
-from cumin.api import open_store
-from cumin.building import build_recipe
-from cumin.compare import Change, data_changes, recipe_changes, row_changes, view_of_manifest, view_of_plan
-from cumin.dataset import load
-from cumin.errors import ConfigError, CuminError
-from cumin.gc import GRACE_DAYS, collect, pin, unpin
-from cumin.planning import Plan, make_plan
-from cumin.rebuild import check_locality, check_twice, rebuild
-from cumin.recipe import Recipe
-from cumin.store import Store
-from cumin.verify import doctor, verify
+if TYPE_CHECKING:  # each command imports what it needs: to import all of it takes a second
+    from cumin.compare import Change
+    from cumin.planning import Plan
+    from cumin.recipe import Recipe
+    from cumin.store import Store
 
 Answer = tuple[Any, list[str], int]  # for --json, for people, the exit code
 
@@ -31,37 +25,40 @@ Answer = tuple[Any, list[str], int]  # for --json, for people, the exit code
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     """Says on stderr what is being done, once a command has taken over a second."""
-    console = Console(stderr=True)
     latest = ["working"]
-    if quiet or not console.is_terminal:
-        shown = threading.Event()
-        timer = threading.Timer(1.0, shown.set)
-        timer.daemon = True
-        timer.start()
+    status: list[Any] = []
+    late = threading.Event()
 
-        def tell(message: str) -> None:
-            if shown.is_set() and message != latest[0] and not quiet:
-                print(message, file=sys.stderr)
-            latest[0] = message
+    def begin() -> None:
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
 
-        try:
-            yield tell
-        finally:
-            timer.cancel()
-        return
-    status = console.status("working")
-    timer = threading.Timer(1.0, status.start)
+            status.append(Console(stderr=True).status(latest[0]))
+            status[0].start()
+        late.set()
+
+    def tell(message: str) -> None:
+        if status:
+            status[0].update(message)
+        elif late.is_set() and message != latest[0] and not quiet:
+            print(message, file=sys.stderr)
+        latest[0] = message
+
+    timer = threading.Timer(1.0, begin)
     timer.daemon = True
     timer.start()
     try:
-        yield status.update
+        yield tell
     finally:
         timer.cancel()
         timer.join()
-        status.stop()
+        if status:
+            status[0].stop()
 
 
-def _store(arguments: argparse.Namespace) -> Store:
+def _store(arguments: argparse.Namespace) -> "Store":
+    from cumin.store import open_store
+
     options = dict(_pair(each) for each in arguments.storage_option)
     return open_store(arguments.store, options)
 
@@ -73,7 +70,10 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _recipe(arguments: argparse.Namespace) -> tuple[Recipe, Store]:
+def _recipe(arguments: argparse.Namespace) -> "tuple[Recipe, Store]":
+    from cumin import config
+    from cumin.store import open_store
+
     values = config.read_file(arguments.file)
     folder = Path(arguments.file).parent
     store_url = arguments.store or values.pop("store", None)
@@ -87,7 +87,7 @@ def _recipe(arguments: argparse.Namespace) -> tuple[Recipe, Store]:
     return config.recipe_from(values, folder=folder, overrides=overrides, store=store), store
 
 
-def _lines(changes: list[Change]) -> list[str]:
+def _lines(changes: "list[Change]") -> list[str]:
     return [line for change in changes for line in change.lines()]
 
 
@@ -95,6 +95,8 @@ def _lines(changes: list[Change]) -> list[str]:
 
 
 def run_plan(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.planning import make_plan
+
     recipe, store = _recipe(arguments)
     tell("planning")
     plan = make_plan(recipe)
@@ -131,8 +133,10 @@ def _sub(build_id: str) -> str:
     return f"partitions/{build_id[3:5]}/{build_id[3:]}.json"
 
 
-def _why_not(plan: Plan, store: Store, lines: list[str]) -> list[dict[str, Any]] | None:
+def _why_not(plan: "Plan", store: "Store", lines: list[str]) -> list[dict[str, Any]] | None:
     """Field by field, what differs from the nearest earlier build of the name: the one with the fewest changes."""
+    from cumin.compare import recipe_changes, view_of_manifest, view_of_plan
+
     after = view_of_plan(plan)
     best: tuple[int, list[Change]] | None = None
     for each in store.versions(plan.recipe.name)[-10:]:
@@ -151,6 +155,8 @@ def _why_not(plan: Plan, store: Store, lines: list[str]) -> list[dict[str, Any]]
 
 
 def run_build(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.building import build_recipe
+
     recipe, store = _recipe(arguments)
     dataset = build_recipe(recipe, store, progress=tell)
     data = {
@@ -167,6 +173,8 @@ def run_build(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Ans
 
 
 def run_show(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.dataset import load
+
     dataset = load(arguments.build, _store(arguments))
     recipe = dataset.manifest["recipe"]
     lines = [*dataset.explain().splitlines()[1:], f"  created     {dataset.manifest['created']}",
@@ -189,6 +197,9 @@ def run_log(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answe
 
 
 def run_why(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.compare import recipe_changes, view_of_manifest
+    from cumin.dataset import load
+
     store = _store(arguments)
     first, second = load(arguments.a, store), load(arguments.b, store)
     changes = recipe_changes(view_of_manifest(first.manifest), view_of_manifest(second.manifest), store)
@@ -199,6 +210,9 @@ def run_why(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answe
 
 
 def run_diff(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.compare import data_changes, row_changes
+    from cumin.dataset import load
+
     store = _store(arguments)
     first, second = load(arguments.a, store), load(arguments.b, store)
     data = data_changes(first, second)
@@ -229,6 +243,7 @@ def run_diff(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answ
 
 def run_lineage(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
     from cumin import lineage
+    from cumin.dataset import load
 
     store = _store(arguments)
     if arguments.mlflow:
@@ -251,6 +266,9 @@ def run_lineage(arguments: argparse.Namespace, tell: Callable[[str], None]) -> A
 
 
 def run_rebuild(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.rebuild import rebuild
+    from cumin.store import open_store
+
     store = _store(arguments)
     into = open_store(arguments.into) if arguments.into else None
     dataset = rebuild(store, arguments.build, into=into, progress=tell)
@@ -259,12 +277,16 @@ def run_rebuild(arguments: argparse.Namespace, tell: Callable[[str], None]) -> A
 
 
 def run_verify(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.verify import verify
+
     store = _store(arguments)
     level = next((name for name in ("bytes", "rows") if getattr(arguments, name)), "stat")
     problems = verify(store, arguments.build, level=level, progress=tell)
     if arguments.rebuild and not problems:
         if arguments.build is None:
             raise ConfigError("verify --rebuild needs a build: one is built at a time.")
+        from cumin.rebuild import rebuild
+
         rebuild(store, arguments.build, progress=tell)
         level = "rebuild"
     good = f"whole, by {level}"
@@ -272,11 +294,15 @@ def run_verify(arguments: argparse.Namespace, tell: Callable[[str], None]) -> An
 
 
 def run_pin(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.gc import pin
+
     name = pin(_store(arguments), arguments.build, label=arguments.label, reason=arguments.reason)
     return {"pin": name}, [f"pinned: {name}"], 0
 
 
 def run_unpin(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.gc import unpin
+
     unpin(_store(arguments), arguments.pin)
     return {"unpinned": arguments.pin}, [f"no longer pinned: {arguments.pin}"], 0
 
@@ -288,18 +314,23 @@ def _markers(uri: str) -> set[str]:
 
 
 def run_gc(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.gc import GRACE_DAYS, collect
+
     tell("marking what is named")
-    done = collect(_store(arguments), dry_run=arguments.dry_run, grace_days=arguments.grace_days, keep=arguments.keep,
-                   markers=_markers)  # fmt: skip
+    days = GRACE_DAYS if arguments.grace_days is None else arguments.grace_days
+    done = collect(_store(arguments), dry_run=arguments.dry_run, grace_days=days, keep=arguments.keep, markers=_markers)
     would = "would be " if arguments.dry_run else ""
     lines = [f"kept: {len(done.kept)} builds"]
     lines += [f"    {build[:19]}  {'; '.join(why)}" for build, why in sorted(done.kept.items())]
-    lines += [f"{would}given a tombstone: {len(done.marked)} builds (deleted after {arguments.grace_days:g} days)",
+    lines += [f"{would}given a tombstone: {len(done.marked)} builds (deleted after {days:g} days)",
               f"{would}deleted: {len(done.deleted)} builds, {len(done.files)} files, {done.bytes:,} bytes"]  # fmt: skip
     return done.to_json(), lines, 0
 
 
 def run_check(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.planning import make_plan
+    from cumin.rebuild import check_locality, check_twice
+
     recipe, _ = _recipe(arguments)
     plan = make_plan(recipe)
     passed = [each.sentence(plan.query) for each in plan.findings]
@@ -320,6 +351,8 @@ def run_check(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Ans
 
 
 def run_doctor(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    from cumin.verify import doctor
+
     store = _store(arguments)
     found = doctor(store)
     data = [{"what": what, "well": well, "seen": seen} for what, well, seen in found]
@@ -400,7 +433,7 @@ def _more_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     command("unpin", run_unpin, "take a pin away").add_argument("pin", help="NAME@LABEL or a build id")
     made = command("gc", run_gc, "delete what no name, pin or MLflow run keeps")
     made.add_argument("--dry-run", action="store_true", help="say what would be deleted")
-    made.add_argument("--grace-days", type=float, default=GRACE_DAYS)
+    made.add_argument("--grace-days", type=float, metavar="DAYS", help="between tombstone and deletion (else 7)")
     made.add_argument("--keep", type=int, help="keep only so many newest versions of each name")
     command("doctor", run_doctor, "what the store's file system can do")
 
@@ -408,6 +441,8 @@ def _more_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code (2 bad input, 3 may vary, 4 input moved, 5 varied, 6 store, 7 corrupt)."""
     arguments = parser().parse_args(argv)
+    if argv is None:  # what is imported stays: to look for cycles in it takes a tenth of a plan's time
+        gc.set_threshold(100_000, 20, 20)
     try:
         with _progress(arguments.json) as tell:
             answer: Answer = arguments.run(arguments, tell)
@@ -418,6 +453,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(f"cumin: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a disk or a right that failed where the store was read or written
+        print(json.dumps({"error": "StoreError", "message": str(error)}) if arguments.json else f"cumin: {error}",
+              file=sys.stdout if arguments.json else sys.stderr)  # fmt: skip
+        return StoreError.exit_code
     print(json.dumps(data, ensure_ascii=False, indent=2, default=str) if arguments.json else "\n".join(lines))
     return code
 

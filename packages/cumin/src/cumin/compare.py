@@ -26,6 +26,7 @@ class Change:
     details: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """As `cumin why --json` prints it."""
         return {"field": self.field, "before": self.before, "after": self.after, "details": list(self.details)}
 
     def lines(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cumin.api import make_recipe, open_store
+from cumin.api import make_recipe
 from cumin.dataset import load
 from cumin.determinism import Determinism
 from cumin.engines.base import Engine
@@ -20,7 +20,7 @@ from cumin.inputs.delta import delta
 from cumin.inputs.files import files, hive
 from cumin.inputs.iceberg import iceberg
 from cumin.recipe import Recipe, parse_param
-from cumin.store import Store
+from cumin.store import Store, open_store
 from cumin.udfs import Udf
 from cumin.units import Layout
 
@@ -136,6 +136,9 @@ def input_from(values: Mapping[str, Any], *, folder: str | os.PathLike[str] = ".
         spec = given.get("build_id") or given.get("dataset")
         if not spec:
             raise ConfigError("kind cumin needs 'dataset' (name, name@v3, a build id).")
+        unknown = sorted(set(given) - {"store", "build_id", "dataset", "key"})
+        if unknown:
+            raise ConfigError(f"kind cumin: {', '.join(unknown)} is not known. Allowed: dataset, store, build_id, key.")
         return DatasetInput(dataset=load(str(spec), where), key=tuple(given.get("key", ())))
     raise ConfigError(f"kind {kind!r} is not known. Allowed: files, hive, delta, iceberg, cumin.")
 

@@ -2,13 +2,15 @@
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from cumin.errors import NotFoundError
 from cumin.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class Dataset:
     def _files(self) -> list[dict[str, Any]]:
         return [file for unit in self.manifest["output"]["units"] for file in unit["files"]]
 
-    def to_dataset(self) -> pads.Dataset:
+    def to_dataset(self) -> "pads.Dataset":
         """The rows as a pyarrow dataset over the exact files."""
+        import pyarrow.dataset as pads  # half a second: it imports pandas where that is installed
+
         paths = [self.store.place.full(file["path"]) for file in self._files()]
         return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=self.store.place.arrow())
 

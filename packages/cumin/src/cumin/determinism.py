@@ -68,6 +68,7 @@ class Finding:
     remedy: str
 
     def sentence(self, query: Query) -> str:
+        """The finding for people: place, what varies, the remedy."""
         return f"{query.position(self.offset)}: {self.what} {self.remedy}"
 
 

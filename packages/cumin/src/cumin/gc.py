@@ -30,6 +30,7 @@ class Collected:
     bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """As `cumin gc --json` prints it."""
         return {
             "kept": self.kept,
             "marked": self.marked,

@@ -12,13 +12,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cumin.api import open_store
 from cumin.building import Progress, build_recipe, quiet
 from cumin.config import recipe_from
 from cumin.dataset import Dataset
 from cumin.errors import ConfigError
 from cumin.recipe import Recipe
-from cumin.store import Store
+from cumin.store import Store, open_store
 
 _RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
 _PURE_RESOLVERS = frozenset({"oc.select", "oc.decode", "oc.create", "oc.dict.keys", "oc.dict.values", "oc.deprecated"})

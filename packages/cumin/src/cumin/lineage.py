@@ -1,6 +1,7 @@
 """Where a dataset comes from and what was made from it: as a graph, as OpenLineage, as a drawing."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.sax.saxutils import escape
@@ -33,15 +34,18 @@ class Graph:
     edges: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, vertex: Vertex) -> Vertex:
+        """Add a vertex, or find it; it moves to the further level."""
         known = self.vertices.setdefault(vertex.key, vertex)
         known.level = vertex.level if abs(vertex.level) > abs(known.level) else known.level
         return known
 
     def connect(self, source: str, target: str) -> None:
+        """Add an edge, once."""
         if (source, target) not in self.edges:
             self.edges.append((source, target))
 
     def to_json(self) -> dict[str, Any]:
+        """Vertices and edges as `cumin lineage --json` prints them."""
         vertices = [{"key": v.key, "kind": v.kind, "title": v.title, "notes": v.notes} for v in self.vertices.values()]
         return {"vertices": vertices, "edges": [list(edge) for edge in self.edges]}
 
@@ -123,18 +127,17 @@ def openlineage(dataset: Dataset) -> dict[str, Any]:
     def facet(kind: str, version: str, **values: Any) -> dict[str, Any]:
         return {
             "_producer": PRODUCER,
-            "_schemaURL": f"https://openlineage.io/spec/facets/{version}/{kind}.json",
+            "_schemaURL": f"https://openlineage.io/spec/facets/{version}/{kind}.json#/$defs/{kind}",
             **values,
         }
 
     def columns(text: str) -> dict[str, Any]:
         fields = [{"name": each.name, "type": str(each.type)} for each in read_schema(text)]
-        return facet("SchemaDatasetFacet", "1-1-1", fields=fields)
+        return facet("SchemaDatasetFacet", "1-2-0", fields=fields)
 
     inputs = [
         {
-            "namespace": each["root"],
-            "name": each["name"],
+            **_named(each),
             "facets": {
                 "schema": columns(each["schema"]),
                 "version": facet("DatasetVersionDatasetFacet", "1-0-1", datasetVersion=each["listing"]),
@@ -171,11 +174,25 @@ def openlineage(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _named(source: Mapping[str, Any]) -> dict[str, str]:
+    """Namespace and name of an input by OpenLineage's naming: by its place, so that all who read it name it alike."""
+    if source["parents"]:  # as the parent's own event names its output
+        parent = source["parents"][0]
+        return {"namespace": parent["store"], "name": parent["name"]}
+    root = str(source["root"]).removeprefix("file://")
+    scheme, separator, rest = root.partition("://")
+    if separator:
+        host, _, path = rest.partition("/")
+        return {"namespace": f"{scheme}://{host}", "name": path or "/"}
+    return {"namespace": "file", "name": root} if root.startswith("/") else {"namespace": root, "name": source["name"]}
+
+
 def _dialect(manifest: dict[str, Any]) -> str:
     return str(manifest["recipe"]["form"]["dialect"])
 
 
-_BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y, _EDGE = 250, 64, 70, 22, 20
+_BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y, _EDGE = 300, 64, 70, 22, 20
+_TITLE, _NOTE = 31, 40  # characters that fit into a box, in the widest of the usual fonts
 _FILL = {"build": "#e8f1fb", "input": "#eef7ea", "gone": "#fbe9e7", "run": "#fff6dd", "model": "#f4ecfb"}
 
 
@@ -220,16 +237,18 @@ def _box(vertex: Vertex, place: tuple[float, float]) -> str:
     x, y = place
     fill = _FILL.get(vertex.kind, "#eeeeee")
     size = f'width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6"'
-    title = escape(_cut(vertex.title, 32))
+    title = escape(_cut(vertex.title, _TITLE))
+    whole = escape(" · ".join([vertex.title, *vertex.notes]))
     lines = [
-        f'<rect x="{x:.0f}" y="{y:.0f}" {size} fill="{fill}" stroke="#99a"/>',
+        f'<rect x="{x:.0f}" y="{y:.0f}" {size} fill="{fill}" stroke="#99a"><title>{whole}</title></rect>',
         f'<text x="{x + 10:.0f}" y="{y + 19:.0f}" font-weight="bold" font-size="13">{title}</text>',
     ]
     notes = [", ".join(vertex.notes[:1]), ", ".join(vertex.notes[1:])]
     for row, note in enumerate(note for note in notes if note):
-        lines.append(f'<text x="{x + 10:.0f}" y="{y + 37 + 15 * row:.0f}" fill="#445">{escape(_cut(note, 42))}</text>')
+        lines.append(f'<text x="{x + 10:.0f}" y="{y + 37 + 15 * row:.0f}" fill="#445">{escape(_cut(note, _NOTE))}</text>')
     return "\n".join(lines)
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """`text` without its middle where it is too long: the version at the end stays."""
+    return text if len(text) <= length else f"{text[: length - 9]}…{text[-8:]}"

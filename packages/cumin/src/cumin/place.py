@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
-
-import fsspec
-import pyarrow.fs as pafs
+from typing import IO, TYPE_CHECKING, Any
 
 from cumin.errors import ConfigError
+
+if TYPE_CHECKING:
+    import fsspec
+    import pyarrow.fs as pafs
 
 SECRET_OPTIONS = frozenset({"key", "secret", "token", "password", "anon_key", "account_key", "sas_token"})
 
@@ -70,7 +71,7 @@ class Place(ABC):
         """Remove a file, or a folder with all in it; nothing happens if there is none."""
 
     @abstractmethod
-    def arrow(self) -> pafs.FileSystem:
+    def arrow(self) -> "pafs.FileSystem":
         """This file system as pyarrow reads it; give it `full` paths."""
 
     def full(self, path: str) -> str:
@@ -94,7 +95,7 @@ def place(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None)
     return RemotePlace(file_system, path.rstrip("/"), text.rstrip("/"))
 
 
-def _remote(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+def _remote(url: str, options: dict[str, Any]) -> tuple["fsspec.AbstractFileSystem", str]:
     if url.startswith(("hdfs://", "viewfs://")):
         # fsspec's own hdfs needs libhdfs and a JVM in the process; hdfs-native speaks the protocol itself.
         from hdfs_native.fsspec import HdfsFileSystem, ViewfsFileSystem
@@ -104,6 +105,8 @@ def _remote(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSyste
         # Not in fsspec's cache: it is emptied in every forked child, where the client's runtime waits for threads that
         # are not there. A program that has read from HDFS could start no Spark then (its JVM is started by a fork).
         return kind(**where, **options, skip_instance_cache=True), kind._strip_protocol(url)
+    import fsspec.core
+
     file_system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     return file_system, path
 
@@ -200,7 +203,9 @@ class LocalPlace(Place):
             else:
                 os.unlink(target)
 
-    def arrow(self) -> pafs.FileSystem:
+    def arrow(self) -> "pafs.FileSystem":
+        import pyarrow.fs as pafs
+
         return pafs.LocalFileSystem()
 
 
@@ -302,7 +307,9 @@ class RemotePlace(Place):
         with suppress(FileNotFoundError):
             self.fs.rm(self.full(path), recursive=True)
 
-    def arrow(self) -> pafs.FileSystem:
+    def arrow(self) -> "pafs.FileSystem":
+        import pyarrow.fs as pafs
+
         return pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
 
 

@@ -53,6 +53,7 @@ class Plan:
 
     @property
     def incremental(self) -> bool:
+        """Whether the partitions are built one by one."""
         return self.recipe.lookback is not None
 
 

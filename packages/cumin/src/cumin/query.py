@@ -12,10 +12,6 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-import jinja2
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from cumin.errors import ParameterError, QueryError
 from cumin.lexer import DIALECTS, canonical, position, tokens
 
@@ -124,6 +120,9 @@ def _expand(template: str, params: Mapping[str, Any]) -> tuple[str, set[str]]:
     """The template after Jinja, and the names it used."""
     if "{{" not in template and "{%" not in template and "{#" not in template:
         return template, set()
+    import jinja2.meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, finalize=_name_or_number, autoescape=False, keep_trailing_newline=True
     )

@@ -115,5 +115,7 @@ def parse_param(text: str, like: Any, name: str) -> Any:
         if isinstance(like, list) and like:
             return [parse_param(item.strip(), like[0], name) for item in text.split(",")]
     except (ValueError, KeyError, ArithmeticError) as error:
-        raise ConfigError(f"-p {name}={text}: the parameter is a {type(like).__name__}, as in the dataset file.") from error
+        raise ConfigError(
+            f"-p {name}={text}: write a value of the type {type(like).__name__}, as in the dataset file."
+        ) from error
     raise ConfigError(f"-p {name}={text}: no type to read it by; give it a value in the dataset file.")

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from blake3 import blake3
 
 from cumin.encoding import encode
@@ -128,6 +127,8 @@ def column_lanes(column: pa.Array, path: tuple[str, ...], digits: int | None = N
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     if pa.types.is_run_end_encoded(column.type):
+        import pyarrow.compute as pc
+
         column = pc.run_end_decode(column)
     if pa.types.is_dictionary(column.type):
         lanes = _dictionary(column, path, digits)
@@ -174,6 +175,8 @@ def _repeated(column: Any, path: tuple[str, ...], digits: int | None) -> Lanes:
     if is_map:
         lengths, items = _map_entries(column)
     else:
+        import pyarrow.compute as pc
+
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         items = column.flatten()
     ends = np.cumsum(lengths)

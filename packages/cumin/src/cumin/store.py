@@ -21,16 +21,19 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from cumin.errors import CorruptError, NotFoundError, StoreError, StoreFormatError
 from cumin.place import Place, place
-from cumin.units import Target, Unit
+
+if TYPE_CHECKING:
+    from cumin.units import Target, Unit
 
 FORMAT = 1
 POINTS = ("leased", "planned", "written", "file-put", "unit-put", "units-put", "manifest-put", "entry-put", "named")
@@ -63,6 +66,8 @@ class Store:
             newer = int(found["format"]) > FORMAT
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise StoreError(f"The store {self.place.url} cannot be read: {error}.") from error
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{self.place.full('cumin.json')} is not what cumin wrote; nothing was touched.") from error
         if newer:
@@ -130,7 +135,7 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def put_unit(self, unit: Unit, target: Target) -> dict[str, Any]:
+    def put_unit(self, unit: "Unit", target: "Target") -> dict[str, Any]:
         """Publish a unit's files, or find those that are there already. What a manifest says of a unit."""
         key = unit.key(target)
         folder = f"data/{key[:2]}/{key}"
@@ -161,7 +166,7 @@ class Store:
             "files": found["files"],
         }
 
-    def _mend(self, files: list[dict[str, Any]], unit: Unit) -> None:
+    def _mend(self, files: list[dict[str, Any]], unit: "Unit") -> None:
         """Put back a file that is missing or short where this build made the very same bytes."""
         ours = {file.blake3: file.path for file in unit.files if file.path.exists()}
         for file in files:
@@ -174,6 +179,21 @@ class Store:
                 )
             self.place.delete(file["path"])
             self.place.put(ours.pop(file["blake3"]), file["path"])
+
+    def damaged(self, files: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Which of a manifest's files are missing or short, one sentence each. Looks at sizes only."""
+        paths = [str(file["path"]) for file in files]
+        if self.place.local or len(paths) < 2:
+            sizes = [self.place.size(path) for path in paths]
+        else:
+            with ThreadPoolExecutor(8, thread_name_prefix="cumin-sizes") as pool:
+                sizes = list(pool.map(self.place.size, paths))
+        problems = []
+        for path, size, file in zip(paths, sizes, files, strict=True):
+            if size != file["size"]:
+                found = "is missing" if size is None else f"has {size} bytes, not {file['size']}"
+                problems.append(f"{self.place.full(path)} {found}.")
+        return problems
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -274,3 +294,13 @@ class Store:
         if value.get("format", FORMAT) > FORMAT:
             raise StoreFormatError(f"{self.place.full(path)} has a newer format; update cumin.")
         return value
+
+
+StoreLike = Store | str | os.PathLike[str] | None
+
+
+def open_store(store: StoreLike = None, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """A store by path or URL; without one, `CUMIN_STORE`, else the folder ``.cumin`` here."""
+    if isinstance(store, Store):
+        return store
+    return Store(store or os.environ.get("CUMIN_STORE") or ".cumin", storage_options)

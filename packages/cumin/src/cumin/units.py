@@ -1,20 +1,18 @@
-"""Writing the rows of a build: Parquet files, hashed while they are written, one unit per partition.
+"""Writing the rows of a build: Parquet files, their rows summed while they are written, one unit per partition.
 
 A *unit* is what is published and shared: the rows of one partition (or of the whole dataset) in one or more files.
 Its rows' sum is taken in a second thread while pyarrow writes.
 """
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from blake3 import blake3
 
@@ -33,6 +31,7 @@ class Layout:
     rows_per_group: int = 131_072
 
     def form(self) -> dict[str, Any]:
+        """What a manifest keeps, and a unit's key is made from."""
         return {
             "compression": self.compression,
             "rows_per_file": self.rows_per_file,
@@ -62,11 +61,13 @@ class UnitFile:
     row_groups: list[int]
 
     def to_json(self) -> dict[str, Any]:
+        """As a manifest keeps it."""
         return {"path": str(self.path), "size": self.size, "blake3": self.blake3, "rows": self.rows,
                 "row_groups": self.row_groups}  # fmt: skip
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "UnitFile":
+        """The inverse of `to_json`."""
         return cls(Path(data["path"]), data["size"], data["blake3"], data["rows"], list(data["row_groups"]))
 
 
@@ -81,6 +82,7 @@ class Unit:
 
     @property
     def content_id(self) -> str:
+        """The content id of the unit's rows."""
         return self.sum.content_id(self.schema)
 
     def key(self, target: Target) -> str:
@@ -89,27 +91,9 @@ class Unit:
         return digest("cumin/unit", form)[:32]
 
 
-class _Hashing(io.RawIOBase):
-    """A file that hashes and counts what is written to it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__()
-        self._file, self._hasher, self.count = file, blake3(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._hasher.update(data)
-        self._file.write(data)
-        self.count += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.count
-
-    def hexdigest(self) -> str:
-        return self._hasher.hexdigest()
+def _blake3_of(path: Path) -> str:
+    """BLAKE3 of a file that was just written, from the page cache. The interpreter's lock is not held."""
+    return blake3().update_mmap(path).hexdigest()
 
 
 class UnitWriter:
@@ -120,7 +104,7 @@ class UnitWriter:
         self._target, self._schema = target, schema
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
-        self._open: tuple[IO[bytes], _Hashing, pq.ParquetWriter, Path] | None = None
+        self._open: tuple[pq.ParquetWriter, Path] | None = None
         self._groups: list[int] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cumin-rowsum")
 
@@ -154,13 +138,12 @@ class UnitWriter:
                 self._target.folder
                 / f"{blake3(self._unit.partition.encode()).hexdigest()[:12]}-{len(self._unit.files):05}.parquet"
             )
-            file = path.open("xb")
-            hashing = _Hashing(file)
+            # pyarrow writes the file itself: through a Python file each page would wait for the lock that the sum holds.
             writer = pq.ParquetWriter(
-                hashing, self._schema, compression=self._target.layout.compression, write_page_checksum=True
+                path, self._schema, compression=self._target.layout.compression, write_page_checksum=True
             )
-            self._open = (file, hashing, writer, path)
-        self._open[2].write_table(group, row_group_size=self._target.layout.rows_per_group)
+            self._open = (writer, path)
+        self._open[0].write_table(group, row_group_size=self._target.layout.rows_per_group)
         self._groups.append(group.num_rows)
         if sum(self._groups) >= self._target.layout.rows_per_file:
             self._finish_file()
@@ -168,14 +151,11 @@ class UnitWriter:
     def _finish_file(self) -> None:
         if self._open is None:
             return
-        file, hashing, writer, path = self._open
+        writer, path = self._open
         self._open = None
-        try:
-            writer.close()
-        finally:
-            file.close()
+        writer.close()
         rows, self._groups = self._groups, []
-        self._unit.files.append(UnitFile(path, hashing.count, hashing.hexdigest(), sum(rows), rows))
+        self._unit.files.append(UnitFile(path, path.stat().st_size, _blake3_of(path), sum(rows), rows))
 
     def close(self) -> Unit:
         """Write what waits and finish the last file."""
@@ -190,12 +170,9 @@ class UnitWriter:
         """Close without finishing. Nothing happens after `close`."""
         self._pool.shutdown(wait=True)
         if self._open is not None:
-            file, _, writer, _ = self._open
+            writer, _ = self._open
             self._open = None
-            try:
-                writer.close()
-            finally:
-                file.close()
+            writer.close()
 
 
 def write_units(batches: Iterable[pa.RecordBatch], schema: pa.Schema, target: Target) -> list[Unit]:
@@ -240,6 +217,8 @@ def split(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[str, 
     """The runs of equal partition values in a batch, each with its partition's key."""
     if batch.num_rows == 0:
         return
+    import pyarrow.compute as pc
+
     cuts = {batch.num_rows}
     for name in columns:
         column = batch.column(name)

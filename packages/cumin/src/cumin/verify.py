@@ -73,7 +73,7 @@ def _build(store: Store, build_id: str, level: str) -> list[str]:
         raise CorruptError(f"The entry of {build_id} speaks of {entry['build_id']}.")
     manifest = store.manifest(entry["manifest"])
     files = [file for unit in manifest["output"]["units"] for file in unit["files"]]
-    problems = [problem for file in files if (problem := _size(store, file))]
+    problems = store.damaged(files)
     if level == "bytes":
         with ThreadPoolExecutor(2, thread_name_prefix="cumin-verify") as pool:
             problems += [each for each in pool.map(lambda file: _bytes(store, file), files) if each]
@@ -87,14 +87,6 @@ def _build(store: Store, build_id: str, level: str) -> list[str]:
     if level == "rows" and not problems:
         problems += _rows(store, manifest, entry["content_id"])
     return problems
-
-
-def _size(store: Store, file: dict[str, Any]) -> str | None:
-    size = store.place.size(file["path"])
-    if size == file["size"]:
-        return None
-    found = "is missing" if size is None else f"has {size} bytes, not {file['size']}"
-    return f"{store.place.full(file['path'])} {found}."
 
 
 def _bytes(store: Store, file: dict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from ghee import failure
 from ghee.checkpoints import Checkpoints
 from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
 from ghee.feed import Feed
+from ghee.io.contract import PartFile
+from ghee.io.stores.patience import say
 from ghee.journal import Journal
 from ghee.launch.contract import Death, Launcher, World
 from ghee.limit import find_limit
@@ -91,6 +93,7 @@ class Driver:
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
         self._splits: list[Any] = []
+        self._parts: dict[int, list[PartFile]] = {}
         self._draining = threading.Event()
         self._feed: Feed | None = None
         self._unread: list[Message] = []
@@ -112,19 +115,21 @@ class Driver:
 
     def run(self) -> None:
         """Run to the end. Raises the user's own exception, or a GheeError."""
-        sinks = [stage.payload for stage in self.plan.stages if stage.kind == "write"]
-        prepared: list[Any] = []
+        sinks = [stage for stage in self.plan.stages if stage.kind == "write"]
+        prepared: list[PlannedStage] = []
         try:
             if not self.plan.endless:
                 self._splits = self.plan.source.splits()
             self._write_beginning()
             self.launcher.check(self._worlds(at_most=True))
-            for sink in sinks:
-                sink.prepare()
-                prepared.append(sink)
+            positions = dict(self._start.positions)
+            for stage in sinks:
+                self._prepare(stage, positions)
+                prepared.append(stage)
             self._endpoint = self.launcher.endpoint()
             rules = [replace(stage.rules, begin=self._replicas.get(stage.index)) for stage in self.plan.stages]
-            positions = self._open_feed() if self.plan.endless else self._start.positions
+            if self.plan.endless:
+                positions = self._open_feed()
             self._coordinator = Coordinator(rules, self._source_rules(), self._retries, positions)
             self._scaling = Scaling(self.plan, self._coordinator, self.launcher.cores)
             edges = self._coordinator.edges
@@ -134,12 +139,12 @@ class Driver:
             self._carry_out(self._coordinator.start())
             self._follow()
             self._stop_ranks()
+            self.launcher.close()  # its folder too: a driver that is killed while it publishes leaves nothing of a run
             if self._feed is not None:
                 self._feed.finished()
-            for stage in self.plan.stages:
-                if stage.kind == "write":
-                    parts = [cloudpickle.loads(self.results[RankId(stage.index, rank)]) for rank in range(stage.size)]
-                    stage.payload.publish([part for of_rank in parts for part in of_rank or ()])
+            for stage in sinks:
+                parts = [cloudpickle.loads(self.results[RankId(stage.index, rank)]) for rank in range(stage.size)]
+                stage.payload.publish([*self._parts[stage.index], *(part for of_rank in parts for part in of_rank or ())])
         except BaseException:
             self._abort(prepared)
             raise
@@ -150,6 +155,28 @@ class Driver:
             self.launcher.close()
             if hasattr(self, "_endpoint"):
                 self._endpoint.close()
+
+    def _prepare(self, stage: PlannedStage, positions: dict[int, Position]) -> None:
+        """Make a sink ready: what it has stored before is taken over if it is still there, else it begins anew."""
+        self._parts[stage.index] = []
+        kept = self._start.kept.get(stage.index)
+        if kept is not None:
+            if stage.payload.adopt(kept.token, kept.parts):
+                self._parts[stage.index] += kept.parts
+                return
+            del positions[stage.index]
+            say(f"what run {self.run_id} had stored of {stage.name!r} is not there any more; it is written anew")
+        stage.payload.prepare()
+
+    def _keep(self, action: m.Keep) -> None:
+        """Parts of a sink are closed: from here on they are not written again."""
+        self._parts[action.stage] += action.parts
+        if self._journal is not None and action.position is not None:
+            stage = self.plan.stages[action.stage]
+            self._journal.append(
+                kind="stored", stage=stage.name, sink=stage.payload.described, staging=stage.payload.token,
+                parts=[asdict(part) for part in action.parts], position=action.position.to_json(),
+            )  # fmt: skip
 
     def _open_feed(self) -> dict[int, Position]:
         """Join the stream. Returns where each end begins: a sink with the first epoch that was not acknowledged."""
@@ -169,9 +196,9 @@ class Driver:
         if self._draining.is_set():
             self._carry_out(self._coordinator.end_source())
             return
-        splits = self._feed.next(self._coordinator.splits.are_handed_out)
-        if splits is not None:
-            self._carry_out(self._coordinator.cut(splits))
+        owners = self._feed.next(self._coordinator.splits.are_handed_out)
+        if owners is not None:
+            self._carry_out(self._coordinator.cut(len(owners), owners))
 
     def _write_beginning(self) -> None:
         if self._journal is not None:
@@ -191,15 +218,18 @@ class Driver:
         if action.value:
             Checkpoints(self.folder, action.stage, name).forget_old(action.number)
 
-    def _abort(self, prepared: list[Any]) -> None:
+    def _abort(self, prepared: list[PlannedStage]) -> None:
         try:
             if hasattr(self, "_endpoint"):
                 self._tell_stop()
                 self.launcher.close()
                 self._join_hosted()
         finally:
-            for sink in prepared:
-                sink.abort()
+            for stage in prepared:
+                if self._parts[stage.index] and self._journal is not None and not stage.loops_before:
+                    stage.payload.release()
+                else:
+                    stage.payload.abort()
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -330,6 +360,8 @@ class Driver:
         for action in actions:
             if isinstance(action, m.Read) and self._feed is not None:
                 action = self._feed.with_split(action)
+            if isinstance(action, m.EpochEnd) and self._feed is not None:
+                action = self._feed.with_commit(action)
             if isinstance(action, m.EpochBalanced):
                 self._balanced.add((action.stage, action.epoch))
                 if self._feed is not None:
@@ -346,6 +378,8 @@ class Driver:
                 self._record(action)
                 if self._feed is not None:
                     self._feed.recorded_at(action)
+            elif isinstance(action, m.Keep):
+                self._keep(action)
             elif isinstance(action, m.GaveUp):
                 self._give_up(action)
             else:
@@ -443,6 +477,11 @@ class Driver:
         return action
 
     @property
+    def got_on(self) -> bool:
+        """Whether something of a stream was acknowledged."""
+        return self._feed is not None and self._feed.got_on
+
+    @property
     def may_begin_again(self) -> bool:
         """Whether the run failed with the death of a rank that could not be started again alone."""
         return isinstance(self._outcome, m.Fail) and self._outcome.again
@@ -523,7 +562,7 @@ class Driver:
             sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
             sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
             list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
-            changes=list(self.changes),
+            changes=list(self.changes), lag={} if self._feed is None else self._feed.lag(),
         )  # fmt: skip
 
 

@@ -9,7 +9,8 @@
     │   ├── SourceCorruptError
     │   └── SchemaError
     ├── SinkError                            what is to be written cannot be written
-    │   └── SinkExistsError (also FileExistsError)
+    │   ├── SinkExistsError (also FileExistsError)
+    │   └── TransactionError                 a broker gave up a transaction: the run begins again where it was committed
     ├── BatchError (also TypeError)          a function returned what is no batch
     ├── RankError                            a rank's process ended or could not start
     │   ├── RankKilledError                  a signal, named; out of memory is said where it is known
@@ -64,6 +65,10 @@ class SinkError(GheeError):
 
 class SinkExistsError(SinkError, FileExistsError):
     """The output is there already and was not to be replaced."""
+
+
+class TransactionError(SinkError):
+    """A transaction was given up and nothing of it is seen: the run begins again at what was committed, a few times."""
 
 
 class BatchError(GheeError, TypeError):

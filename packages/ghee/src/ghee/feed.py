@@ -2,10 +2,15 @@
 
 stream.take() ─► ranges ─► journal: cut ─► coordinator.cut(splits) ─► ranks read
 an epoch balances at every sink, a loop's checkpoint is recorded ─► stream.acknowledge(offsets)
+
+Where the sink has transactions, its ranks commit the offsets with the rows: then the group's offsets say where the run
+goes on, and the journal does not.
 """
 
 from __future__ import annotations
 
+import time
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +18,7 @@ from ghee.io.contract import Split
 from ghee.io.kafka.ranges import Range, cut
 from ghee.journal import Journal
 from ghee.plan import Plan
-from ghee.protocol.messages import EpochBalanced, Read, Record
+from ghee.protocol.messages import EpochBalanced, EpochEnd, Read, Record
 from ghee.protocol.position import Position
 
 Partition = tuple[str, int]
@@ -30,9 +35,16 @@ class Feed:
         self._balanced: set[int] = set()
         self._asked = False
         self._began = False
+        self.got_on = False
+        """Whether something was acknowledged since the driver began."""
+        writing = [stage for stage in plan.stages if getattr(stage.payload, "transactions", False)]
+        self._writing = writing[0] if writing else None
+        self._cut_at: dict[int, float] = {}
         before = [] if journal is None else journal.of_kind("cut")
         said = [] if journal is None else journal.of_kind("acknowledged")
         done = max((record["epoch"] for record in said), default=-1) + 1
+        if self._writing is not None:
+            done = max((record["epoch"] for record in before), default=-1) + 1
         self.first = min((of.epoch for of in self._loops.values()), default=done)
         """The epoch that the run begins with."""
         self._acknowledged = self.first
@@ -40,18 +52,26 @@ class Feed:
             record["epoch"]: [Range(*one) for one in record["ranges"]] for record in before if record["epoch"] >= self.first
         }
         """Epochs that an earlier run had cut and not finished: they are read as they were cut."""
+        over = {record["epoch"] for record in said}
         ends: dict[Partition, int] = {}
         for record in before:
-            ends |= {(topic, partition): stop for topic, partition, _, stop in record["ranges"]}
+            for topic, partition, begin, stop in record["ranges"]:
+                if self._writing is None or record["epoch"] in over:
+                    ends[topic, partition] = stop
+                else:  # where nothing was committed yet, it begins where the run had begun
+                    ends.setdefault((topic, partition), begin)
         self._ends = ends
 
     def begin(self) -> None:
         """Join the group, or take the partitions."""
-        self._stream.begin(self._ends)
+        self._stream.begin(self._ends, transactions=self._writing is not None)
         self._began = True
 
-    def next(self, wanted: bool) -> int | None:
-        """The number of splits of a further epoch, None if there is none yet. `wanted`: the ranks have nothing left."""
+    def next(self, wanted: bool) -> list[int] | None:
+        """For each split of a further epoch who owns it; None if there is none yet. `wanted`: the ranks have nothing left.
+
+        What comes of a partition is one rank's, where ranks commit the offsets: an offset is one number.
+        """
         if not wanted:
             return None
         epoch = self.first + len(self._splits) if not self._splits else max(self._splits) + 1
@@ -69,18 +89,29 @@ class Feed:
             self._journal.append(kind="cut", epoch=epoch, ranges=[list(one) for one in ranges])
         return self._add(epoch, ranges)
 
-    def _add(self, epoch: int, ranges: list[Range]) -> int:
+    def _add(self, epoch: int, ranges: list[Range]) -> list[int]:
         self._ranges[epoch] = ranges
         self._splits[epoch] = cut(ranges, self._plan.source.options.batch_size)
-        return len(self._splits[epoch])
+        self._cut_at[epoch] = time.monotonic()
+        return [_owner(split.pieces[0]) for split in self._splits[epoch]]
 
     def with_split(self, action: Read) -> Read:
         """What a rank is told to read, with the split itself."""
         return action._replace(what=self._splits[action.epoch][action.split])
 
+    def with_commit(self, action: EpochEnd) -> EpochEnd:
+        """What a rank of a sink with transactions is told at the end of an epoch: the offsets of its partitions."""
+        stage = self._writing
+        if stage is None or action.rank.stage != stage.index:
+            return action
+        own = [one for one in self._ranges[action.epoch] if _owner(one) % stage.size == action.rank.index]
+        offsets = [(one.topic, one.partition, one.stop) for one in own]
+        return action._replace(commit=(offsets, self._stream.membership()) if own else None)
+
     def balanced(self, action: EpochBalanced) -> None:
         """An epoch is over at a stage; the rules say it of all stages at once."""
         if action.stage == 0:
+            self._stream.took(time.monotonic() - self._cut_at.pop(action.epoch))
             self._balanced.add(action.epoch)
             self._acknowledge()
 
@@ -99,6 +130,7 @@ class Feed:
         while self._acknowledged in self._balanced and all(p.epoch > self._acknowledged for p in self._loops.values()):
             epoch = self._acknowledged
             self._acknowledged += 1
+            self.got_on = True
             self._balanced.discard(epoch)
             del self._splits[epoch]
             ranges = self._ranges.pop(epoch)
@@ -117,11 +149,26 @@ class Feed:
             self._stream.close()
 
 
+def _owner(one: Range) -> int:
+    return zlib.crc32(one.topic.encode()) + one.partition
+
+
 def unready(plan: Plan) -> Sequence[str]:
-    """What of a pipeline cannot follow a source without an end."""
+    """What of a pipeline cannot follow a source without an end, and what asks for one."""
     problems = []
+    ends = [stage for stage in plan.stages if stage.kind in ("loop", "write")]
     for stage in plan.stages:
-        if stage.after_loop:
+        if not getattr(stage.payload, "transactions", False):
+            continue
+        said = f"{stage.name!r} has transactions=True, which commits rows and the offsets that they were made of together"
+        if not plan.endless or plan.source.options.group is None:
+            problems.append(f"{said}: read a topic with group= and without until=, or leave it out (at least once)")
+        if len(ends) > 1:
+            problems.append(f"{said}: it must be the pipeline's only end, for the offsets tell nothing of the others")
+    if not plan.endless:
+        return problems
+    for stage in plan.stages:
+        if stage.loops_before:
             problems.append(
                 f"{stage.name!r} follows a loop: what a loop gives away has no place in the stream to go back to"
             )

@@ -142,22 +142,29 @@ class Pipeline:
         filesystem: Any = None,
         storage_options: Mapping[str, Any] | None = None,
         patience: float | None = None,
+        key: str | Callable[[Mapping[str, Any]], Any] | None = None,
+        partition: str | Callable[[Mapping[str, Any]], Any] | None = None,
+        encode: str | Callable[[Mapping[str, Any]], Any] | None = None,
+        transactions: bool | None = None,
+        settings: Mapping[str, Any] | None = None,
         replicas: int = 1,
         cpus: float | str = 1,
         memory: int | str | None = None,
         image: str | None = None,
     ) -> Pipeline:
-        """Write the batches to a folder (Parquet by default), append them to a list, or give them to a callback.
+        """Write the batches to a folder (Parquet by default) or a topic, append them to a list, or give them to a callback.
 
         Files appear whole or not at all, when the run has ended well; `_ghee.json` beside them carries the row counts.
+        `key`, `partition`, `encode`, `transactions` and `settings` are for kafka://broker/topic (docs/kafka.md).
         """
         resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image, fixed=_WRITE_IS_FIXED)
         options = {
             "mode": mode, "format": format, "partition_by": partition_by,
             "rows_per_file": rows_per_file, "filesystem": filesystem, "storage_options": storage_options,
-            "patience": patience,
+            "patience": patience, "key": key, "partition": partition, "encode": encode,
+            "transactions": transactions, "settings": settings,
         }  # fmt: skip
-        options = {key: value for key, value in options.items() if value is not None}
+        options = {name: value for name, value in options.items() if value is not None}
         return self._grow(Stage("write", name, self._end("write"), resources, payload=target, options=options))
 
     def _end(self, method: str) -> Stage:

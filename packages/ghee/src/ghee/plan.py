@@ -42,7 +42,7 @@ class PlannedStage:
     tail: Tail
     ordered: bool
     depth: int
-    after_loop: bool
+    loops_before: int
     children: int
     target: Any = None
     when_slow: WhenSlow = WhenSlow.WAIT
@@ -66,13 +66,19 @@ class PlannedStage:
         return None if self.hosted else self.resources.auto
 
     @property
+    def stores(self) -> bool:
+        """Whether it is a sink that keeps what it has stored over the death of its run."""
+        return self.kind == "write" and bool(getattr(self.payload, "stores", False))
+
+    @property
     def rules(self) -> StageRules:
         """What the protocol needs to know."""
         most = PREFETCH if self.kind == "map" else 1 << 30
         return StageRules(
             self.index, self.kind, self.parent, self.size, inbox_share(self.credit), most,  # type: ignore[arg-type]
-            self.ordered, self.tail, self.depth, self.after_loop, self.ranks_of_world,
-            self.when_slow, self.may_fail, self.elastic.min if self.elastic else None,
+            self.ordered, self.tail, self.depth, self.loops_before, self.ranks_of_world,
+            self.when_slow, self.may_fail, self.elastic.min if self.elastic else None, self.stores,
+            by_split=bool(getattr(self.payload, "transactions", False)),
         )  # fmt: skip
 
 
@@ -143,7 +149,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
                 tail=stage.tail,
                 ordered=any(_is_before(stage, other) for other in kept if other.ordered),
                 depth=_depth(stage, joined),
-                after_loop=_after_loop(stage),
+                loops_before=_loops_before(stage),
                 children=len(children_of(working, stages)),
                 target=stage.payload if stage.kind == "write" else None,
                 when_slow=stage.when_slow,
@@ -177,7 +183,7 @@ def _check(stages: list[Stage]) -> None:
             problems.append(f"{children[0].name!r} follows the loop {stage.name!r}, which never yields a batch to it")
         if stage.when_slow is not WhenSlow.WAIT:
             problems += _problems_of_slow(stage, stages)
-        if stage.ordered and _after_loop(stage):
+        if stage.ordered and _loops_before(stage):
             problems.append(f"{stage.name!r} is ordered, but comes after a loop, whose output has no order of the source")
     if problems:
         raise PipelineError("; ".join(problems))
@@ -190,7 +196,7 @@ def _problems_of_slow(stage: Stage, stages: list[Stage]) -> list[str]:
         problems.append(f"{said}, which needs another branch from the same stage; put them together with ghee.branches(...)")
     if stage.when_slow is WhenSlow.REREAD and stage.ordered:
         problems.append(f'{said}, but is ordered: what is read again comes later; take ordered=False, or when_slow="wait"')
-    if stage.when_slow is WhenSlow.REREAD and _after_loop(stage):
+    if stage.when_slow is WhenSlow.REREAD and _loops_before(stage):
         problems.append(f'{said}, but comes after a loop, whose output cannot be made again; take "wait" or "skip"')
     return problems
 
@@ -212,11 +218,12 @@ def _depth(stage: Stage, joined: Stage | None) -> int:
     return depth
 
 
-def _after_loop(stage: Stage) -> bool:
-    at = stage.parent
-    while at is not None and at.kind != "loop":
+def _loops_before(stage: Stage) -> int:
+    loops, at = 0, stage.parent
+    while at is not None:
+        loops += at.kind == "loop"
         at = at.parent
-    return at is not None
+    return loops
 
 
 def _check_pickles(stage: PlannedStage) -> None:

@@ -46,7 +46,9 @@ class Progress:
 def draw(report: Report) -> Table:
     """The table of a report: what every stage does with its time."""
     title = f"ghee run {report.run}  {report.seconds:.1f} s  {report.rows_read:,} rows read"
-    said = "\n".join(filter(None, (*report.changes[-1:], report.limited_by, report.advice)))
+    said = "\n".join(
+        filter(None, (report.lag_said if report.lag else "", *report.changes[-1:], report.limited_by, report.advice))
+    )
     table = Table(title=title, caption=said or None, title_justify="left", caption_justify="left", box=None)
     for name in ("stage", "ranks", "rows", "rows/s", "works ▇  waits for input ░  for room ▒"):
         table.add_column(name, justify="right" if name in ("ranks", "rows", "rows/s") else "left")

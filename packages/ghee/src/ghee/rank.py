@@ -20,7 +20,7 @@ import cloudpickle
 from ghee import context, failure
 from ghee.checkpoints import Checkpoints
 from ghee.codec import rows_of
-from ghee.errors import BatchError, CancelledError
+from ghee.errors import BatchError, CancelledError, TransactionError
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import BatchId
@@ -52,8 +52,7 @@ def run_rank(
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus, address))
         manager.configure(task.settings)
-        if task.trace is not None:
-            manager.write_trace(task.trace, task.stage)
+        manager.write_trace(task.trace, task.stage)
         if inline:
             clock = time.pthread_getcpuclockid(threading.get_ident())
             manager.cpu_clock = functools.partial(time.clock_gettime, clock)
@@ -63,7 +62,8 @@ def run_rank(
     except CancelledError:
         pass
     except BaseException as error:  # sys.exit too: the driver is told, whatever it was
-        manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place)))))
+        again = isinstance(error, TransactionError)
+        manager.tell(m.Failed(manager.rank, pickle.dumps(failure.capture(error, str(place))), again))
         manager.wait_for_stop()
     finally:
         context.leave()
@@ -326,10 +326,21 @@ def _send_all(manager: TransferManager, task: RankTask, batches: Batches, result
 def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> object:
     sink: Any = task.payload
     writer = sink.writer(manager.rank.index)
+    end_epoch = getattr(writer, "end_epoch", None)
+    stores = getattr(sink, "stores", False)
     batches = rows = 0
+
+    def tell_stored(epoch: int, parts: list[Any]) -> None:
+        if parts:
+            manager.tell(m.Stored(manager.rank, epoch, tuple(parts)))
+
     try:
         while not isinstance(step := manager.next_batch(), StreamEnded):
             if isinstance(step, End):
+                if end_epoch is not None:
+                    end_epoch(step.commit)
+                if stores:
+                    tell_stored(step.epoch, writer.store())
                 manager.tell(_epoch_done(manager, step.epoch, batches, rows))
                 batches = rows = 0
                 continue
@@ -340,6 +351,8 @@ def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> objec
             manager.times.worked += time.perf_counter() - began
             if manager.trace is not None:
                 manager.trace.worked(began, step.id, step.rows)
+            if stores:  # what came before this batch
+                tell_stored(step.id[0], writer.stored())
             manager.tell(m.Consumed(manager.rank, step.id))
             batches, rows = batches + 1, rows + step.rows
         return writer.close()

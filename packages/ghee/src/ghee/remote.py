@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -25,7 +26,10 @@ _FIGURES = "\x1eghee-report "
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run in a Pod ended. `results` and `lists` (what was written to Python lists, by the end's name) are pickled."""
+    """How a run in a Pod ended. `results` and `lists` (what was written to Python lists, by the end's name) are pickled.
+
+    `requests` is what the driver asked of the API server, `starts` the seconds of each part of the start, by world.
+    """
 
     run: str
     report: Report
@@ -34,6 +38,8 @@ class Outcome:
     failures: dict[str, Failure] = field(default_factory=dict)
     lists: dict[str, bytes] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
+    requests: dict[str, int] = field(default_factory=dict)
+    starts: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def describe_error(error: BaseException) -> Failure:
@@ -95,6 +101,22 @@ class RemoteRun:
     def status(self) -> str:
         """One line: how far the driver's Pod is."""
         return str(self._handle.status())
+
+    @property
+    def waiting(self) -> str | None:
+        """What the driver's Pod waits for; None once it runs. What the stages' Pods wait for is printed by the driver."""
+        return self.status if self._handle.state in ("submitted", "scheduling") else None
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """What this process, and in a run that has ended its driver, asked of the API server, by verb and kind."""
+        of_driver = {} if self._outcome is None else self._outcome.requests
+        return dict(Counter(self._handle.requests) + Counter(of_driver))
+
+    @property
+    def starts(self) -> dict[str, dict[str, float]]:
+        """How many seconds the parts of each world's start took. Waits for the end."""
+        return self._end().starts
 
     def _follow(self) -> None:
         try:

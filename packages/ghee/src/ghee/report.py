@@ -97,10 +97,19 @@ class Report:
     limiting: str = ""
     notes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    lag: dict[str, int] = field(default_factory=dict)
+    """Of a stream: by partition how many offsets are not acknowledged yet."""
 
     def stage(self, name: str) -> StageReport:
         """The report of a stage, by its name."""
         return next(stage for stage in self.stages if stage.name == name)
+
+    @property
+    def lag_said(self) -> str:
+        """The lag in a line, the partitions that lag most."""
+        most = sorted(self.lag.items(), key=lambda one: -one[1])
+        named = ", ".join(f"{name} {behind:,}" for name, behind in most[:4]) + (" …" if len(most) > 4 else "")
+        return f"lag: {sum(self.lag.values()):,} offsets ({named})"
 
     def to_json(self) -> str:
         """The report as JSON."""
@@ -138,6 +147,7 @@ class Report:
             ]
             lines.append("  ".join(cells).rstrip())
         lines += [f"changed {reason}" for reason in self.changes]
+        lines += [self.lag_said] if self.lag else []
         lines += [
             f"{s.name} set {s.set_aside:,} messages aside, which could not be decoded" for s in self.stages if s.set_aside
         ]

@@ -10,21 +10,36 @@ from typing import Any
 
 from ghee.checkpoints import Checkpoints
 from ghee.errors import CheckpointError
+from ghee.io.contract import PartFile
 from ghee.journal import VERSION, Journal
 from ghee.plan import Plan
 from ghee.protocol.position import Position
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a sink has stored before: the token of its staging, and the parts in it."""
+
+    token: str
+    parts: tuple[PartFile, ...]
+
+
+@dataclass(frozen=True)
 class Start:
-    """Where a run begins: by a loop's index its position, its checkpoint's number and its steps until then."""
+    """Where a run begins: by a loop's index its position, its checkpoint's number and its steps until then.
+
+    By a sink's index its position and what it has stored.
+    """
 
     positions: Mapping[int, Position] = field(default_factory=dict)
     numbers: Mapping[int, int] = field(default_factory=dict)
     steps: Mapping[int, int] = field(default_factory=dict)
+    kept: Mapping[int, Kept] = field(default_factory=dict)
 
     def __str__(self) -> str:
         where = [f"checkpoint {number} (batch {self.steps[index]} of each rank)" for index, number in self.numbers.items()]
+        rows = sum(part.rows for kept in self.kept.values() for part in kept.parts)
+        where += [f"{rows} stored rows"] if rows else []
         return ", ".join(where) or "the beginning"
 
 
@@ -59,13 +74,13 @@ def check_fits(journal: Journal, record: Mapping[str, Any], run: str) -> None:
 
 
 def start_of(plan: Plan, journal: Journal, folder: Path, state: Mapping[str, Any] | None = None) -> Start:
-    """Where to go on: after each loop's last checkpoint, or after the one that `state` names.
+    """Where to go on: after each loop's last checkpoint, or after the one that `state` names; a sink after what it stored.
 
     A pipeline with a stage behind a loop begins anew: what the loop had given to it has no place to go back to.
 
     Raises CheckpointError where the checkpoint is not there.
     """
-    if any(stage.after_loop for stage in plan.stages):
+    if any(stage.loops_before for stage in plan.stages):
         return Start()
     loops = {stage.name: stage.index for stage in plan.stages if stage.kind == "loop"}
     chosen: dict[int, dict[str, Any]] = {}
@@ -86,8 +101,28 @@ def start_of(plan: Plan, journal: Journal, folder: Path, state: Mapping[str, Any
                 f"the value of checkpoint {record['number']} is not in {folder / 'checkpoints'} any more: the last ones are "
                 "kept; resume the run by its id"
             )
+    last, kept = _stored(plan, journal, folder.name)
     return Start(
-        {index: Position.from_json(record["position"]) for index, record in chosen.items()},
+        {index: Position.from_json(record["position"]) for index, record in (chosen | last).items()},
         {index: record["number"] for index, record in chosen.items()},
         {index: record["steps"] for index, record in chosen.items()},
+        kept,
     )
+
+
+def _stored(plan: Plan, journal: Journal, run: str) -> tuple[dict[int, dict[str, Any]], dict[int, Kept]]:
+    """By a sink's index its last record and what it has stored, of the staging that it wrote to last."""
+    sinks = {stage.name: stage for stage in plan.stages if stage.stores}
+    last: dict[int, dict[str, Any]] = {}
+    parts: dict[int, list[PartFile]] = {}
+    for record in journal.of_kind("stored"):
+        stage = sinks[record["stage"]]
+        if last.get(stage.index, {}).get("staging") != record["staging"]:
+            parts[stage.index] = []
+        parts[stage.index] += [PartFile(**part) for part in record["parts"]]
+        last[stage.index] = record
+    for stage in sinks.values():
+        if stage.index in last and last[stage.index]["sink"] != stage.payload.described:
+            was, now = last[stage.index]["sink"], stage.payload.described
+            raise CheckpointError(f"{stage.name!r} of run {run} has begun to write {was}, not {now}: they must be the same")
+    return last, {index: Kept(record["staging"], tuple(parts[index])) for index, record in last.items()}

@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ghee.driver import Driver
-from ghee.errors import CancelledError, CheckpointError, PipelineError
+from ghee.errors import CancelledError, CheckpointError, PipelineError, TransactionError
 from ghee.feed import unready
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS = 1.0
 """How often the driver of a run on a cluster tells its figures."""
+
+WAITING_SECONDS = 5.0
+"""How often a run on a cluster says what it waits for while it waits for Pods."""
 
 LOG_BYTES = 1 << 20
 """What is brought home of each rank's log: its end."""
@@ -65,7 +69,7 @@ class Run:
         self._metrics, self._trace = metrics, trace
         self._notes: list[str] = []
         self._restarts: list[str] = []
-        self._restarts_left = restarts_left
+        self._restarts_left = self._restarts_most = restarts_left
         self._cancelled = False
         self._driver = attempt(start, [])
         self._error: BaseException | None = None
@@ -113,7 +117,11 @@ class Run:
         given_away = any(stage.kind == "write" and stage.hosted for stage in self._plan.stages)
         if given_away or getattr(self._plan.source, "read_once", False):
             return False
-        if not self._driver.may_begin_again or self._cancelled or not self._restarts_left:
+        if not (self._driver.may_begin_again or isinstance(error, TransactionError)) or self._cancelled:
+            return False
+        if self._driver.got_on:  # what a stream may survive is counted anew where it has got on
+            self._restarts_left = self._restarts_most
+        if not self._restarts_left:
             return False
         self._restarts_left -= 1
         start = start_of(self._plan, self._journal, self.folder)
@@ -251,7 +259,7 @@ def _run_here(
 ) -> Run:
     """`observe` is called with the figures now and then; `launcher` makes that of a cluster, in the driver's Pod."""
     plan = make_plan(pipeline)
-    if plan.endless and (problems := unready(plan)):
+    if problems := unready(plan):
         raise PipelineError("; ".join(problems))
     traced = _trace_file(trace)
     if resume is None:
@@ -315,8 +323,9 @@ def _run_on_cluster(
     )  # fmt: skip
     if wait and not detach:
         try:
-            while not handle.wait(3600):
-                pass
+            while not handle.wait(WAITING_SECONDS):
+                if waiting := handle.waiting:
+                    line(f"waiting for the driver: {waiting}")
         except KeyboardInterrupt:
             handle.cancel()
             raise
@@ -330,17 +339,23 @@ def _run_on_cluster(
 def drive_in_pod(pipeline: bytes, settings: Kubernetes, options: dict[str, Any]) -> Outcome:
     """The driver of a run on a cluster, called in its Pod: the same as on one machine, but for the launcher."""
     found: Pipeline = cloudpickle.loads(pipeline)
-    told = 0.0
+    told, waited = 0.0, time.monotonic()
+    made: list[KubernetesLauncher] = []
 
     def observe(report: Report) -> None:
-        nonlocal told
+        nonlocal told, waited
+        if time.monotonic() - waited >= WAITING_SECONDS:
+            waited = time.monotonic()
+            for waiting in made[-1].waiting_for():
+                print(f"waiting for {waiting}", flush=True)
         if time.monotonic() - told >= REPORT_SECONDS:
             told = time.monotonic()
             print_figures(report)
 
     def launcher(plan: Plan, folder: Path) -> Launcher:
         resources = {stage.index: (stage.resources, stage.one_world) for stage in plan.stages}
-        return KubernetesLauncher(settings, resources, folder / "logs", print_line)
+        made.append(KubernetesLauncher(settings, resources, folder / "logs", print_line))
+        return made[-1]
 
     run_id = os.environ.get("SWIMMY_RUN", "")
     try:
@@ -357,7 +372,8 @@ def drive_in_pod(pipeline: bytes, settings: Kubernetes, options: dict[str, Any])
     except Exception as error:
         return Outcome(run_id, handle.report, describe_error(error), logs=logs)
     lists = {name: cloudpickle.dumps(written) for name, written in lists_of(found).items()}
-    return Outcome(run_id, handle.report, None, results, failures, lists, logs)
+    requests = dict(sum((Counter(launcher.requests()) for launcher in made), Counter()))
+    return Outcome(run_id, handle.report, None, results, failures, lists, logs, requests, made[-1].starts())
 
 
 def resume(

@@ -87,9 +87,17 @@ class Trace:
             self._write({"ph": "M", "name": name, "pid": self._number, "tid": thread, "args": args})
         self._file.flush()
 
-    def span(self, name: str, began: float, thread: int = FUNCTION, batch: BatchId | None = None, **args: object) -> None:
-        """Something that has lasted from `began` (`time.perf_counter`) until now."""
-        self._add(("X", name, began, time.perf_counter(), thread, batch, args))
+    def span(
+        self,
+        name: str,
+        began: float,
+        thread: int = FUNCTION,
+        batch: BatchId | None = None,
+        ended: float | None = None,
+        **args: object,
+    ) -> None:
+        """Something that has lasted from `began` (`time.perf_counter`) until `ended`, or now."""
+        self._add(("X", name, began, time.perf_counter() if ended is None else ended, thread, batch, args))
 
     def wait(self, name: str, began: float) -> None:
         """A wait of the function that ends now."""

@@ -96,15 +96,14 @@ class _Descriptor:
 
 
 class Lines:
-    """Cuts what a descriptor gives into lines. A line of more than 16 KiB is given in pieces: a log line must not fill
-    memory.
+    """Cuts what a descriptor gives into lines. A line of more than ``limit`` bytes is given in pieces: a log line must not
+    fill memory.
     """
-
-    LIMIT = 16 * 1024
 
     def __init__(self, loop: Loop, descriptor: int, on_line: Callable[[str], None], on_end: Callable[[], None]) -> None:
         self._loop, self._descriptor = loop, _Descriptor(descriptor)
         self._on_line, self._on_end = on_line, on_end
+        self.limit = 16 * 1024
         self._rest = b""
         self._open = True
         os.set_blocking(descriptor, False)
@@ -122,11 +121,11 @@ class Lines:
             self._end()
             return False
         *whole, self._rest = (self._rest + data).split(b"\n")
-        while len(self._rest) > self.LIMIT:
-            whole.append(self._rest[: self.LIMIT])
-            self._rest = self._rest[self.LIMIT :]
         for line in whole:
             self._on_line(line.decode(errors="replace").rstrip("\r"))
+        while len(self._rest) > self.limit:
+            self._on_line(self._rest[: self.limit].decode(errors="replace"))
+            self._rest = self._rest[self.limit :]
         return True
 
     def drain(self) -> None:

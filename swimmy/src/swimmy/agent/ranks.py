@@ -17,6 +17,8 @@ from swimmy.agent.processes import Lines
 from swimmy.channel import Loop
 
 Report = dict[str, Any]
+_REPORT_LIMIT = 1024 * 1024
+"""An exception travels with its traceback and, where it can be, pickled: more than a log line has."""
 
 
 class Ranks:
@@ -52,6 +54,7 @@ class Ranks:
             if not who:
                 who.update(json.loads(text))
                 if who["connection"] == "control":
+                    lines.limit = _REPORT_LIMIT
                     self._controls[who["rank"]] = connection
                 elif who["connection"] == "rsh":
                     self._on_daemon(who["host"], who["text"])
@@ -66,7 +69,7 @@ class Ranks:
                 del self._controls[who["rank"]]
                 self._on_report(who["rank"], {"report": "gone"})
 
-        Lines(self._loop, connection.fileno(), line, end)
+        lines = Lines(self._loop, connection.fileno(), line, end)
 
     def tell(self, rank: int, message: Report) -> None:
         """Sends a line to the rank; one that has ended meanwhile is passed over, since its end is reported by itself."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import duckdb as engine
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from cumin.determinism import Catalogue, Determinism
 from cumin.engines.base import Engine, Session
@@ -24,6 +23,7 @@ from cumin.units import Target, Unit, write_units
 
 BATCH_ROWS = 122_880  # DuckDB's own row group
 _NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_NO_BAR = "SET enable_progress_bar = false"  # it goes to stdout after two seconds, into what `--json` prints
 VERSION_POLICIES = ("exact", "minor", "major", "ignore")
 # The same in every engine: the first 60 bits of MD5 over the seed and the key's text.
 HASH_MOD = (
@@ -112,6 +112,7 @@ class DuckDB(Engine):
             connection.execute("SET TimeZone = ?", [self.timezone])
             connection.execute(f"SET preserve_insertion_order = {str(self.preserve_insertion_order).lower()}")
             connection.execute("SET python_enable_replacements = false")  # a variable of the caller's is no table
+            connection.execute(_NO_BAR)
             connection.execute(HASH_MOD)
             for name, udf in udfs.items():
                 kinds: Any = [_type_name(connection, kind) for kind in udf.arguments]
@@ -153,7 +154,7 @@ class DuckDBSession(Session):
         self._connection: engine.DuckDBPyConnection | None = self._manager.__enter__()
         self._tables = []
         for index, (name, schema) in enumerate(schemas.items()):
-            empty = schema.empty_table()
+            empty = pa.Table.from_batches([], schema)
             self._tables.append(empty)  # DuckDB does not keep it alive
             self._connection.register(f"cumin_input_{index}", empty)
             _view(self._connection, name, f"SELECT * FROM cumin_input_{index}")
@@ -174,12 +175,12 @@ class DuckDBSession(Session):
     def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
         assert self._connection is not None
         rows = [*values, tuple(None for _ in column_types)]
-        columns = {
-            name.lower(): pa.array([row[index] for row in rows], kind)
-            for index, (name, kind) in enumerate(column_types.items())
-        }
-        table = pa.table({"cumin_row": pa.array(range(len(rows)), pa.int64()), **columns})
-        self._connection.register("cumin_partitions", table)
+        # As parameters and not as an Arrow table: pyarrow imports pandas for every array that it makes from a list.
+        lists = [list(range(len(rows))), *map(list, zip(*rows, strict=True))]
+        names = ["cumin_row", *(_quoted(name.lower()) for name in column_types)]
+        types = ["BIGINT", *(_type_name(self._connection, kind) for kind in column_types.values())]
+        shown = ", ".join(f'CAST(unnest(?) AS {kind}) AS "{name}"' for name, kind in zip(names, types, strict=True))
+        self._connection.execute(f"CREATE TEMP TABLE cumin_partitions AS SELECT {shown}", lists)
         kept = [True] * len(rows)
         try:
             for condition in filters:
@@ -191,7 +192,7 @@ class DuckDBSession(Session):
                 if len(rows) - 1 not in true:
                     kept = [value and index in true for index, value in enumerate(kept)]
         finally:
-            self._connection.unregister("cumin_partitions")
+            self._connection.execute("DROP TABLE cumin_partitions")
         return kept[:-1]
 
     def close(self) -> None:
@@ -236,6 +237,7 @@ def _shared_session(timezone: str) -> Iterator[engine.DuckDBPyConnection]:
         connection.execute(f"ATTACH ':memory:' AS {own}")
         connection.execute(f"USE {own}")
         connection.execute("SET TimeZone = ?", [timezone])
+        connection.execute(_NO_BAR)
         connection.execute(HASH_MOD)
         yield connection
     finally:
@@ -259,7 +261,7 @@ def _reader(relation: Any) -> pa.RecordBatchReader:
 
 def _type_name(connection: engine.DuckDBPyConnection, kind: pa.DataType) -> str:
     """DuckDB's name of an Arrow type."""
-    empty = pa.schema([("x", kind)]).empty_table()
+    empty = pa.Table.from_batches([], pa.schema([("x", kind)]))
     connection.register("cumin_type", empty)
     try:
         row = connection.execute("DESCRIBE SELECT x FROM cumin_type").fetchall()[0]
@@ -318,10 +320,13 @@ def _lock(connection: engine.DuckDBPyConnection, relations: Mapping[str, Relatio
 
 def keyed_diff(before: Any, after: Any, key: list[str], columns: list[str], limit: int) -> dict[str, Any]:
     """Rows of two sets of files, matched by key: counts of added, gone, changed, and the first of them."""
+    import pyarrow.dataset as pads
+
     connection = engine.connect(":memory:")
+    connection.execute(_NO_BAR)
     try:
         for name, (paths, dataset) in (("a", before), ("b", after)):
-            table: Any = dataset.schema.empty_table()
+            table: Any = pa.Table.from_batches([], dataset.schema)
             if paths:
                 table = pads.dataset(paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow())
             connection.register(name, table)

@@ -4,16 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from cumin.errors import InputError
 from cumin.fingerprint import Part
 from cumin.partitions import PartitionValue, typed
 from cumin.place import Place
+
+if TYPE_CHECKING:  # imported where it is used: it takes half a second where pandas is installed
+    import pyarrow.dataset as pads
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Relation:
     csv: Mapping[str, Any] = field(default_factory=dict)
     ragged: bool = False
 
-    def dataset(self) -> pads.Dataset:
+    def dataset(self) -> "pads.Dataset":
         """The same as a pyarrow dataset, each file with its partition's values."""
+        import pyarrow.dataset as pads
+
         kind = file_format(self.format, self.csv)
         system = self.place.arrow()
         fragments = []
@@ -50,8 +53,10 @@ class Relation:
         return pads.FileSystemDataset(fragments, self.schema, kind, filesystem=system)
 
 
-def file_format(name: str, csv: Mapping[str, Any]) -> pads.FileFormat:
+def file_format(name: str, csv: Mapping[str, Any]) -> "pads.FileFormat":
     """pyarrow's reader of a format. `csv` may hold `delimiter`."""
+    import pyarrow.dataset as pads
+
     if name == "csv":
         import pyarrow.csv as pacsv
 
@@ -65,6 +70,8 @@ def lacking(place: Place, paths: Sequence[str], names: Collection[str]) -> dict[
     """The Parquet files that lack some of these columns, and which. Reads every footer, as the engine does.
 
     Raises InputError naming a file that is gone or no Parquet."""
+    import pyarrow.parquet as pq
+
     system = place.arrow()
     wanted = {name.lower(): name for name in names}
 
@@ -77,6 +84,15 @@ def lacking(place: Place, paths: Sequence[str], names: Collection[str]) -> dict[
 
     with ThreadPoolExecutor(8, thread_name_prefix="cumin-footers") as pool:
         return {path: missing for path, missing in zip(paths, pool.map(one, paths), strict=True) if missing}
+
+
+def file_schema(place: Place, path: str, format: str, csv: Mapping[str, Any]) -> pa.Schema:
+    """The columns of one file. Raises pyarrow's errors and OSError."""
+    if format == "parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(path, filesystem=place.arrow()).remove_metadata()
+    return file_format(format, csv).inspect(path, filesystem=place.arrow())
 
 
 class Table(ABC):

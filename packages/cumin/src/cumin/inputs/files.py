@@ -13,7 +13,7 @@ import pyarrow as pa
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line_name, moved, token
 from cumin.inputs import listing
-from cumin.inputs.base import Input, Relation, Table, file_format, lacking
+from cumin.inputs.base import Input, Relation, Table, file_schema, lacking
 from cumin.partitions import PARTITION_TYPES, guess_type, partition_text
 from cumin.place import LocalPlace, Place, RemotePlace, absolute, place, public_options
 
@@ -234,10 +234,9 @@ class FileTable(Table):
     @cached_property
     def schema(self) -> pa.Schema:
         """The first file's columns, then the partition columns."""
-        kind = file_format(self.format, {"delimiter": self.source.delimiter})
         path = self.place.full(self._first_file)
         try:
-            inside = kind.inspect(path, filesystem=self.place.arrow())
+            inside = file_schema(self.place, path, self.format, {"delimiter": self.source.delimiter})
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} cannot be read as {self.format}: {str(error).splitlines()[0]}") from error
         fields = [each for each in inside if each.name not in self.partition_columns]

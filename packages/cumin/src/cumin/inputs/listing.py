@@ -1,23 +1,27 @@
 """Listing files with their state, here and on other file systems; and hashing their bytes.
 
-Local listing is one `scandir` and one `stat` a file: the decision "nothing changed" over a million files rests on it.
+Local listing is one `listdir` a folder and one `stat` a file: the decision "nothing changed" over a million files rests
+on it.
 """
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from stat import S_ISDIR
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from cumin.errors import InputError
 from cumin.fingerprint import line, line_name
 from cumin.place import LocalPlace, Place, RemotePlace
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # A file may be written twice within one tick of its file system's clock, the second time unseen. So a listing waits
 # until the newest change is older than the tick: 20 ms on file systems that keep fractions (the kernel's own tick is
@@ -94,36 +98,41 @@ def _stat_line(name: str, st: os.stat_result) -> str:
 
 def _local(folder: str) -> Listed:
     listed = Listed()
-    try:
-        _scan(folder, "", listed)
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} is not there.") from error
-    except PermissionError as error:
-        raise InputError(f"{error.filename} may not be read: {error.strerror}.") from error
+    _scan(folder, "", listed)
     return listed
 
 
 def _scan(folder: str, prefix: str, listed: Listed) -> None:
-    add = listed.lines.append
+    """Add what is under `folder`. Files are asked for by their folder's descriptor: the kernel then walks no path."""
+    at = folder
+    add, stat, is_folder = listed.lines.append, os.stat, S_ISDIR
     folders = []
     total, newest = 0, listed.newest
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] in "._":
-                continue
-            if entry.is_dir():
-                folders.append(name)
-                continue
-            st = entry.stat()
-            if prefix:
-                name = prefix + name
-            size, changed = st.st_size, st.st_ctime_ns
-            total += size
-            if changed > newest:
-                newest = changed
-            # The same as _stat_line; written out, because this loop is the cost of a plan over a million files.
-            add(f"{len(name)}:{name},{size},m{st.st_mtime_ns},c{changed},i{st.st_ino}")
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in os.listdir(descriptor):
+                if name[0] in "._":
+                    continue
+                at = name
+                st = stat(name, dir_fd=descriptor)
+                if is_folder(st.st_mode):
+                    folders.append(name)
+                    continue
+                if prefix:
+                    name = prefix + name
+                size, changed = st.st_size, st.st_ctime_ns
+                total += size
+                if changed > newest:
+                    newest = changed
+                # The same as _stat_line; written out, because this loop is the cost of a plan over a million files.
+                add(f"{len(name)}:{name},{size},m{st.st_mtime_ns},c{changed},i{st.st_ino}")
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as error:
+        raise InputError(f"{os.path.join(folder, at)} is not there.") from error
+    except OSError as error:
+        raise InputError(f"{os.path.join(folder, at)} may not be read: {error.strerror}.") from error
     listed.bytes += total
     listed.newest = newest
     for name in folders:
@@ -238,7 +247,9 @@ def cache_folder() -> Path:
     return folder
 
 
-def _cache() -> sqlite3.Connection:
+def _cache() -> "sqlite3.Connection":
+    import sqlite3
+
     connection = sqlite3.connect(cache_folder() / "digests.sqlite", timeout=30)
     connection.execute(
         "CREATE TABLE IF NOT EXISTS digests (file TEXT, strength TEXT, state TEXT, digest TEXT, "
@@ -247,13 +258,15 @@ def _cache() -> sqlite3.Connection:
     return connection
 
 
-def _recall(cache: sqlite3.Connection, place: Place, folder: str, text: str, strength: str) -> str | None:
+def _recall(cache: "sqlite3.Connection", place: Place, folder: str, text: str, strength: str) -> str | None:
     file = _file_key(place, folder, text)
     row = cache.execute("SELECT state, digest FROM digests WHERE file = ? AND strength = ?", (file, strength)).fetchone()
     return row[1] if row and row[0] == text else None
 
 
-def _remember(cache: sqlite3.Connection, place: Place, folder: str, strength: str, found: Sequence[tuple[str, str]]) -> None:
+def _remember(
+    cache: "sqlite3.Connection", place: Place, folder: str, strength: str, found: Sequence[tuple[str, str]]
+) -> None:
     rows = [(_file_key(place, folder, text), strength, text, digest) for text, digest in found]
     with cache:
         cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)

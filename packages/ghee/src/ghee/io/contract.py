@@ -67,7 +67,12 @@ class PartFile:
 
 
 class Writer(Protocol):
-    """One rank's end of a sink. Used by one thread. After `close` or `abort` it takes no more batches."""
+    """One rank's end of a sink. Used by one thread. After `close` or `abort` it takes no more batches.
+
+    That of a sink that `stores` has two methods more: `stored()`, the parts that have been closed since it was asked last,
+    if every batch lies whole in parts that are closed but for the last one that was written; and `store()`, which closes
+    what is open and returns these parts. Parts that were returned are not the writer's any more: `abort` leaves them.
+    """
 
     def write(self, batch: object) -> None:
         """Raises BatchError for what is no batch (nothing of it is written), SinkError where storage fails."""
@@ -80,7 +85,10 @@ class Writer(Protocol):
 
 
 class Sink(Protocol):
-    """Somewhere to write. It pickles unless `hosted`; it is sent to the ranks *after* `prepare`."""
+    """Somewhere to write. It pickles unless `hosted`; it is sent to the ranks *after* `prepare`.
+
+    A sink that `stores` (an attribute, True) keeps parts over the death of its run: see `ghee.io.sinks.files.FileSink`.
+    """
 
     @property
     def hosted(self) -> bool:

@@ -13,7 +13,7 @@ from ghee.io.contract import Sink, Source
 from ghee.io.files import Expected, FileOptions, FileSource
 from ghee.io.formats import format_of, named
 from ghee.io.iterable import IterableSource
-from ghee.io.kafka.options import is_kafka, parse_url, read_options
+from ghee.io.kafka.options import is_kafka, parse_url, read_options, write_options
 from ghee.io.location import locate
 from ghee.io.sinks.files import FileSink, SinkOptions
 from ghee.io.sinks.formats import WRITERS
@@ -124,6 +124,7 @@ def open_sink(
     filesystem: Any = None,
     storage_options: Mapping[str, Any] | None = None,
     patience: float | None = None,
+    **topic: Any,
 ) -> Sink:
     """Where to write; nothing is written yet.
 
@@ -133,9 +134,17 @@ def open_sink(
     `mode`: "error" fails where there is output already, "overwrite" replaces it once the new one is complete, "append"
     adds files. `format`: "parquet", "csv", "jsonl" or "arrow"; by default the target's suffix, else Parquet.
     `rows_per_file`: a file is closed at so many rows. `partition_by`: columns that become `key=value` folders.
+    `topic`: the options of a kafka:// URL (`ghee.io.kafka.options.WriteOptions`).
 
     Raises PipelineError with everything that is wrong with the arguments.
     """
+    if is_kafka(target):
+        unusable = {"mode": None if mode == "error" else mode, "format": format, "partition_by": partition_by,
+                    "filesystem": filesystem, "storage_options": storage_options,
+                    "rows_per_file": None if rows_per_file == DEFAULT_ROWS_PER_FILE else rows_per_file}  # fmt: skip
+        return _topic_sink(str(target), unusable, patience=patience, **topic)
+    if topic:
+        raise PipelineError(f"{', '.join(topic)}: for kafka://broker/topic only.")
     keys = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by or ())
     if not isinstance(target, (str, os.PathLike)):
         changed = [n for n, v in _sink_options(format, filesystem, partition_by, storage_options, patience) if v]
@@ -173,6 +182,19 @@ def _topic(url: str, unusable: Mapping[str, Any], **given: Any) -> Source:
 
     address = parse_url(url)
     return KafkaSource(address, read_options(address, given))
+
+
+def _topic_sink(url: str, unusable: Mapping[str, Any], **given: Any) -> Sink:
+    wrong = [name for name, value in unusable.items() if value is not None]
+    if wrong:
+        raise PipelineError(
+            f"{', '.join(wrong)}: a topic takes none of these; it takes key, partition, encode, transactions, settings "
+            "and patience."
+        )
+    from ghee.io.kafka.sink import KafkaSink  # its library is an extra
+
+    address = parse_url(url)
+    return KafkaSink(address, write_options(address, {key: value for key, value in given.items() if value is not None}))
 
 
 def _sink_options(format: Any, filesystem: Any, partition_by: Any, storage: Any, patience: Any) -> list[tuple[str, Any]]:

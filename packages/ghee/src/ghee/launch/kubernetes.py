@@ -17,6 +17,7 @@ import functools
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,6 +203,18 @@ class _Started:
     def __init__(self, world: World, handle: swimmy.Handle) -> None:
         self.world, self.handle = world, handle
         self.followers: list[threading.Thread] = []
+        self.submitted = time.time()
+        self.joined = 0.0
+
+    def seconds(self) -> dict[str, float]:
+        """How long the parts of its start took: until its Pods ran, agents answered, MPI was up, the ranks had joined."""
+        at: dict[str, float] = {}
+        for event in self.handle.events:
+            name = str(event.entry.get("state") if event.entry["kind"] == "state" else event.entry["kind"])
+            at[name] = max(at.get(name, 0.0), event.at) if name == "agent" else at.get(name, event.at)
+        marks = [self.submitted, at.get("starting"), at.get("agent"), at.get("running"), self.joined or None]
+        parts = zip(("scheduling", "agent", "MPI", "import"), marks, marks[1:], strict=False)
+        return {name: end - begin for name, begin, end in parts if begin is not None and end is not None}
 
 
 class KubernetesLauncher:
@@ -219,6 +232,7 @@ class KubernetesLauncher:
         self._cluster = _swimmy().Cluster()
         self._owner = self._find_owner()
         self._started: list[_Started] = []
+        self._closed: list[_Started] = []
         self._deaths: list[Death] = []
         self._endpoint: ZmqEndpoint | None = None
         self._stopping = False
@@ -277,6 +291,9 @@ class KubernetesLauncher:
 
     def joined(self, rank: RankId, pid: int) -> None:
         """swimmy watches it."""
+        for started in self._started:
+            if rank in started.world.ranks:
+                started.joined = time.time()
 
     def deaths(self) -> list[Death]:
         """What the followers have seen."""
@@ -300,6 +317,7 @@ class KubernetesLauncher:
             thread.start()
         for thread in [*closing, *(thread for started in self._started for thread in started.followers)]:
             thread.join()
+        self._closed += self._started
         self._started.clear()
         self._cluster.close()
 
@@ -334,3 +352,13 @@ class KubernetesLauncher:
         """Worlds whose Pods are not all there, each with what it waits for."""
         waiting = [s for s in self._started if s.handle.state in ("submitted", "scheduling")]
         return [f"{s.world.name} {s.world.replica}: {s.handle.status()}" for s in waiting]
+
+    # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def requests(self) -> dict[str, int]:
+        """What was asked of the API server so far, by verb and kind."""
+        return dict(self._cluster.requests)
+
+    def starts(self) -> dict[str, dict[str, float]]:
+        """By world: the seconds of each part of its start."""
+        return {f"{s.world.name} {s.world.replica}": s.seconds() for s in [*self._started, *self._closed]}

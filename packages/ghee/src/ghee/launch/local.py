@@ -145,25 +145,19 @@ class LocalLauncher:
         for rank in world.ranks:
             self._output.add(rank, world.name, os.path.join(self._folder, f"output-{rank.stage}-{rank.index}-{rank.life}"))
         log = self._logs / f"mpiexec-{world.name}-{world.replica}-{world.life}.log"
-        names = [str(value) for value in (world.stage, world.first, world.life)]
-        command = [
-            self._mpiexec,
-            "-launcher",
-            "fork",
-            "-n",
-            str(world.size),
-            sys.executable,
-            "-m",
-            "ghee.launch.process",
-        ]
         with log.open("ab") as out:
             popen = subprocess.Popen(
-                [*command, str(bootstrap), world.name, *names],
+                self._command(world, bootstrap),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
                 env={**MPI_SETTINGS, **os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         self._processes.append(_Process(world, popen, log, {}))
         self._poll.register(os.pidfd_open(popen.pid), select.EPOLLIN)
+
+    def _command(self, world: World, bootstrap: Path) -> list[str]:
+        numbers = [str(value) for value in (world.stage, world.first, world.life)]
+        launch = [self._mpiexec, "-launcher", "fork", "-n", str(world.size)]
+        return [*launch, sys.executable, "-m", "ghee.launch.process", str(bootstrap), world.name, *numbers]
 
     def joined(self, rank: RankId, pid: int) -> None:
         """Watch the rank's process."""

@@ -1,4 +1,7 @@
-"""A rank's process: `mpiexec -n k python -m ghee.launch.process BOOTSTRAP STAGE-NAME STAGE FIRST LIFE`."""
+"""A rank's process: `mpiexec -n k python -m ghee.launch.process BOOTSTRAP STAGE-NAME STAGE FIRST LIFE [HOST]`.
+
+HOST is the address at which it listens where bytes are carried by TCP.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ SWITCH_SECONDS = 0.0005
 """How long the user's thread may keep the interpreter from the transfer thread (Python's default is 5 ms)."""
 
 
-def main(path: str, name: str, stage: str, first: str, life: str) -> None:
+def main(path: str, name: str, stage: str, first: str, life: str, host: str = "127.0.0.1") -> None:
     """Be one rank until the driver says stop."""
     bootstrap: Bootstrap = pickle.loads(Path(path).read_bytes())
     number, size = int(os.environ.get("PMI_RANK", "0")), int(os.environ.get("PMI_SIZE", "1"))
@@ -37,7 +40,7 @@ def main(path: str, name: str, stage: str, first: str, life: str) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    bind = "tcp://127.0.0.1:*"
+    bind = f"tcp://{host}:*"
     if bootstrap.carrier == "shm":
         bind = f"ipc://{bootstrap.folder}/rank-{rank.stage}-{rank.index}-{rank.life}"
     manager = TransferManager(rank, ZmqEndpoint(bind, bootstrap.keys), make_store(bootstrap.carrier), bootstrap.driver)

@@ -21,6 +21,7 @@ from ghee.protocol.position import Position, Step, Tracker, Uneven
 from ghee.protocol.recovery import Recovery
 from ghee.protocol.share import Rounds
 from ghee.protocol.splits import Splits
+from ghee.protocol.stored import Stores
 from ghee.protocol.worlds import Worlds
 
 RETRIES = 3
@@ -37,7 +38,7 @@ class Coordinator:
         retries: int = RETRIES,
         start: Mapping[int, Position] | None = None,
     ) -> None:
-        """`start`: by the index of a loop's stage, what it has taken in an earlier run."""
+        """`start`: by the index of a loop's or a sink's stage, what it has taken in an earlier run."""
         self.stages = list(stages)
         self.source = source
         self.ledger = Ledger([stage.parent for stage in stages])
@@ -60,7 +61,12 @@ class Coordinator:
         self.trackers = {
             edge.rules.index: Tracker(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
             for edge in self.edges
-            if edge.rules.kind == "loop" and not edge.rules.after_loop
+            if edge.rules.kind == "loop" and not edge.rules.loops_before
+        }
+        self.stores = {
+            edge.rules.index: Stores(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
+            for edge in self.edges
+            if edge.rules.stores and not edge.rules.loops_before
         }
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
         self.branches = Branches(self.recovery, self._skip)
@@ -88,12 +94,16 @@ class Coordinator:
         """The first actions: an empty source has ended before it began."""
         return self.on()
 
-    def cut(self, splits: int) -> list[Action]:
-        """An endless source has a further epoch, of so many splits (at least one)."""
+    def cut(self, splits: int, owners: SequenceOf[int] = ()) -> list[Action]:
+        """An endless source has a further epoch, of so many splits (at least one).
+
+        `owners`: for each split whose it is at an edge where a split's batches go to one rank (`StageRules.by_split`).
+        """
         assert self.source.cuts is not None
         assert splits
         assert not self.source.ended
         self.source.cuts[self.source.epochs] = splits
+        self.source.owners[self.source.epochs] = owners
         self.source.epochs += 1
         return self.on()
 
@@ -231,6 +241,14 @@ class Coordinator:
         if batch is not None:
             self._count(event.rank, event.id[0], batch.rows)
             self._track(event.rank, lambda tracker: tracker.taken(event.rank, event.id))
+            if event.rank.stage in self.stores:
+                self.stores[event.rank.stage].taken(event.rank, event.id)
+
+    def _on_stored(self, event: m.Stored) -> None:
+        if event.rank.stage in self.stores:
+            self._out.extend(self.stores[event.rank.stage].stored(event))
+        else:  # behind a loop there is no position that could be gone back to
+            self._out.append(m.Keep(event.rank.stage, event.parts, None))
 
     def _track(self, rank: RankId, follow: Callable[[Tracker], object]) -> None:
         tracker = self.trackers.get(rank.stage)
@@ -284,6 +302,8 @@ class Coordinator:
             for name in [name for name in edge.held[event.rank] if name[0] == event.epoch]:
                 self._take_in(event.rank, name)  # what the tail rule dropped was never consumed
             self._track(event.rank, lambda tracker: tracker.epoch_done(event.rank, event.epoch))
+            if event.rank.stage in self.stores:
+                self._out.extend(self.stores[event.rank.stage].ended(event.rank, event.epoch))
         done = edge.done.setdefault(event.epoch, set())
         done.add(event.rank)
         if len(done) == len(edge.ranks) and edge.is_consumer:
@@ -291,10 +311,10 @@ class Coordinator:
 
     def _balance(self, epoch: int) -> None:
         """The epoch is over where batches end: by now nothing of it will be made again, so all stages must balance."""
-        consumers = [edge for edge in self.edges if edge.is_consumer and not edge.failed]
-        if not all(edge.is_done(epoch) for edge in consumers):
+        edges = [edge for edge in self.edges if not edge.failed and epoch < edge.epochs]
+        if not all(edge.is_done(epoch) for edge in edges if edge.is_consumer):
             return
-        for stage in (edge.rules.index for edge in self.edges if not edge.failed):
+        for stage in (edge.rules.index for edge in edges):
             problems = self.ledger.problems(stage, epoch)
             if problems:
                 self._fail("ledger", f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
@@ -307,9 +327,11 @@ class Coordinator:
     def _forget(self, epoch: int) -> None:
         """An endless source's epoch is over: its memory must not grow with their number."""
         self.splits.forget_epoch(epoch)
+        self.source.owners.pop(epoch, None)
         self.ledger.fold(epoch)
         for edge in self.edges:
             edge.forget(epoch)
+            edge.restarts.clear()  # what a stream may survive is counted anew where it has got on
 
     def _on_returned(self, event: m.Returned) -> None:
         edge = self.edges[event.rank.stage]
@@ -338,7 +360,7 @@ class Coordinator:
             self._out.append(m.Finish())
 
     def _on_failed(self, event: m.Failed) -> None:
-        self._end_or_go_on(event.rank, m.Fail("user", "a function raised", event.rank, event.error))
+        self._end_or_go_on(event.rank, m.Fail("user", "a function raised", event.rank, event.error, event.again))
 
     def _on_died(self, event: m.Died) -> None:
         actions = self.recovery.bury(event)
@@ -360,7 +382,7 @@ class Coordinator:
             for name in list(edge.held[other]):
                 self._take_in(other, name)
         self._left(edge)
-        for epoch in range(edge.epochs):
+        for epoch in range(max(other.epochs for other in self.edges)):
             if not self.finished:
                 self._balance(epoch)
 
@@ -414,7 +436,8 @@ class Coordinator:
             busy = edge.open.get(epoch, 0) or edge.lost.get(epoch, 0) or any(name[0] == epoch for name in edge.late)
             return edge.epoch > epoch and not busy
         done = edge.done.get(epoch, set())
-        return all(rank in done or rank in edge.returned for rank in edge.ranks)
+        enough = len(done) + len(edge.returned) >= len(edge.ranks)
+        return enough and all(rank in done or rank in edge.returned for rank in edge.ranks)
 
     def _give_away(self, edge: Edge) -> None:
         while edge.late:
@@ -425,12 +448,12 @@ class Coordinator:
             del edge.late[batch.id]
             self._send(edge, batch, to)
         while (ready := edge.next_ready()) is not None:
-            to = self._receiver(edge, ready.size)
+            to = self._receiver(edge, ready)
             if to is None:
                 return
             edge.take_ready(ready)
             if edge.shared:
-                edge.rounds(edge.epoch).deal(to)
+                edge.rounds(edge.epoch).deal()
             if to in edge.returned:
                 self._skip(edge, ready)
                 if edge.shared:
@@ -438,14 +461,20 @@ class Coordinator:
             else:
                 self._send(edge, ready, to)
 
-    def _receiver(self, edge: Edge, size: int) -> RankId | None:
+    def _receiver(self, edge: Edge, batch: Batch) -> RankId | None:
+        size = batch.size
+        if edge.rules.by_split:
+            to = edge.ranks[self.source.owners[batch.id[0]][batch.id[1]] % len(edge.ranks)]
+            return to if to in edge.returned or edge.credit.has_room(to, size, edge.epoch) else None
         if not edge.shared:
             return edge.credit.least_loaded_with_room(size, edge.epoch)
         rounds = edge.rounds(edge.epoch)
-        for rank in rounds.candidates():
+        while (rank := rounds.candidate()) is not None:
             if rank in edge.returned or edge.credit.has_room(rank, size, edge.epoch):
                 return rank
-            rounds.park(rank)
+            rounds.park()
+            if rounds.ordered:
+                return None
         return None
 
     def _send(self, edge: Edge, batch: Batch, to: RankId) -> None:
@@ -542,6 +571,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     m.Consumed: Coordinator._on_consumed,
     m.EpochDone: Coordinator._on_epoch_done,
     m.Checkpointed: Coordinator._on_checkpointed,
+    m.Stored: Coordinator._on_stored,
     m.Returned: Coordinator._on_returned,
     m.Failed: Coordinator._on_failed,
     m.Died: Coordinator._on_died,

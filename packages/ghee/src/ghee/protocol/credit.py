@@ -45,7 +45,7 @@ class Credit:
         """A receiver joins with nothing in its inbox."""
         self.used[receiver] = 0
         self._held[receiver] = {}
-        heapq.heappush(self._heap, (0, receiver))
+        self._push(receiver)
 
     def remove(self, receiver: RankId) -> None:
         """A receiver is gone, which may never have been there; what it held is free."""
@@ -61,7 +61,7 @@ class Credit:
         """The receiver is not to leave after all."""
         self._leaving.discard(receiver)
         if receiver in self.used:
-            heapq.heappush(self._heap, (self.used[receiver], receiver))
+            self._push(receiver)
 
     def has_room(self, receiver: RankId, size: int, epoch: int) -> bool:
         """Whether the receiver takes `size` bytes more of `epoch`."""
@@ -80,7 +80,7 @@ class Credit:
         number, total = self._held[receiver].get(epoch, (0, 0))
         self._held[receiver][epoch] = (number + 1, total + size)
         self.used[receiver] += size
-        heapq.heappush(self._heap, (self.used[receiver], receiver))
+        self._push(receiver)
 
     def give_back(self, receiver: RankId, size: int, epoch: int) -> None:
         """The receiver is done with a batch of `size` bytes."""
@@ -90,13 +90,17 @@ class Credit:
         else:
             self._held[receiver][epoch] = (number - 1, total - size)
         self.used[receiver] -= size
+        self._push(receiver)
+
+    def _push(self, receiver: RankId) -> None:
+        """What it holds has changed; the entry before is stale, and stale ones must not pile up where nobody looks."""
+        if len(self._heap) > 64 + 4 * len(self.used):
+            self._heap = [(used, other) for other, used in self.used.items() if other not in self._leaving]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (self.used[receiver], receiver))
 
     def least_loaded(self) -> RankId | None:
         """The receiver that holds the fewest bytes: O(log n), stale entries are dropped on the way."""
-        if len(self._heap) > 64 + 4 * len(self.used):
-            self._heap = [(used, receiver) for receiver, used in self.used.items() if receiver not in self._leaving]
-            heapq.heapify(self._heap)
         while self._heap:
             used, receiver = self._heap[0]
             if self.used.get(receiver) != used or receiver in self._leaving:

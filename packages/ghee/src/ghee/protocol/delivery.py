@@ -15,10 +15,11 @@ class Deliver(NamedTuple):
 
 
 class End(NamedTuple):
-    """The epoch is over; `left` are batches that the tail rule drops here."""
+    """The epoch is over; `left` are batches that the tail rule drops here. `commit`: see `EpochEnd`."""
 
     epoch: int
     left: list[object]
+    commit: object = None
 
 
 class StreamEnded(NamedTuple):
@@ -61,6 +62,7 @@ class Delivery(Generic[Item]):
         self._released: dict[int, int] = {}
         self._total: dict[int, int] = {}
         self._sent: dict[int, int] = {}
+        self._commit: dict[int, object] = {}
         self._arrived: dict[int, int] = {}
         self._places: dict[int, Once] = {}
         self._epochs: int | None = None
@@ -95,8 +97,9 @@ class Delivery(Generic[Item]):
         """The first `rounds` batches of the epoch may be delivered."""
         self._released[epoch] = max(rounds, self._released.get(epoch, 0))
 
-    def ended(self, epoch: int, total: int, sent: int) -> None:
+    def ended(self, epoch: int, total: int, sent: int, commit: object = None) -> None:
         """The epoch has exactly `total` batches for this rank, and `sent` were sent to it."""
+        self._commit[epoch] = commit
         self._total[epoch] = total
         self._sent[epoch] = sent
         self._released[epoch] = total
@@ -120,7 +123,7 @@ class Delivery(Generic[Item]):
             for memory in by_epoch:
                 memory.pop(self.epoch, None)
             self.epoch, self.delivered = self.epoch + 1, 0
-            return End(self.epoch - 1, left)
+            return End(self.epoch - 1, left, self._commit.pop(self.epoch - 1, None))
         if not ready or (self.gated and self.delivered >= self._released.get(self.epoch, 0)):
             return None
         self.delivered += 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ghee.protocol.credit import Credit
@@ -22,10 +23,12 @@ class StageRules:
     """What the rules need to know of a stage.
 
     `credit` is in bytes and `most` in batches, both for each rank. `depth` counts the functions that a batch has passed
-    through before it arrives here. `after_loop`: a loop lies upstream, so that batches may come after the last epoch.
-    `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when this stage fails, as
-    long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning, where they may
-    join late and leave; `ranks` are then those that may be there at most.
+    through before it arrives here. `loops_before` counts the loops upstream: what each of them gives away after its last
+    epoch is one epoch more. `world` is the number of ranks in each MPI world of the stage. `may_fail`: the run goes on when
+    this stage fails, as long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning,
+    where they may join late and leave; `ranks` are then those that may be there at most. `stores`: a sink whose ranks say
+    what they have stored, and which goes on after it. `by_split`: all batches that come of a split go to one rank, which
+    its owner is (`SourceRules.owners`).
     """
 
     index: int
@@ -37,11 +40,13 @@ class StageRules:
     ordered: bool = False
     tail: Tail = Tail.DROP
     depth: int = 0
-    after_loop: bool = False
+    loops_before: int = 0
     world: int = 1
     when_slow: WhenSlow = WhenSlow.WAIT
     may_fail: bool = False
     begin: int | None = None
+    stores: bool = False
+    by_split: bool = False
 
 
 @dataclass
@@ -49,7 +54,7 @@ class SourceRules:
     """What the rules need to know of the source: `order(epoch)` gives the splits' numbers in the order of reading.
 
     An endless source has as many `epochs` as were cut of it so far, `cuts` says of how many splits each that is not over
-    consists, and it has `ended` once no further one will be cut.
+    consists, and it has `ended` once no further one will be cut. `owners`: a number for each split of such an epoch.
     """
 
     epochs: int
@@ -57,6 +62,7 @@ class SourceRules:
     rows: SequenceOf[int | None]
     cuts: dict[int, int] | None = None
     ended: bool = True
+    owners: dict[int, SequenceOf[int]] = field(default_factory=dict)
 
     def splits(self, epoch: int) -> int:
         """The number of an epoch's splits; none of one that is over."""
@@ -105,7 +111,7 @@ class Edge:
     @property
     def epochs(self) -> int:
         """How many epochs there are, as far as is known."""
-        return self._source.epochs + self.rules.after_loop
+        return self._source.epochs + self.rules.loops_before
 
     @property
     def ended(self) -> bool:
@@ -174,7 +180,8 @@ class Edge:
 
     def add_ready(self, batch: Batch) -> None:
         """A batch waits to be given away."""
-        self.ready.setdefault(batch.id[0], {})[batch.id] = batch
+        ready = self.ready.setdefault(batch.id[0], OrderedDict())  # finds its first in the same time however many have gone
+        ready[batch.id] = batch
 
     def next_ready(self) -> Batch | None:
         """The batch of this epoch that is to be given away next."""

@@ -8,7 +8,7 @@ lost with its rank is made again under the same name, so it can never be counted
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ghee.protocol.position import Position
@@ -149,6 +149,14 @@ class Checkpointed(NamedTuple):
     value: bool = False
 
 
+class Stored(NamedTuple):
+    """A sink's rank has closed its files: `parts` hold what it has consumed since it said so last, all of one epoch."""
+
+    rank: RankId
+    epoch: int
+    parts: tuple[Any, ...]
+
+
 class Returned(NamedTuple):
     """The rank's function has returned; `result` is its pickled value. After that the rank takes no batch any more."""
 
@@ -157,10 +165,11 @@ class Returned(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The rank's function has raised; `error` is pickled (see `ghee.failure`)."""
+    """The rank's function has raised; `error` is pickled (see `ghee.failure`). `again`: the run may begin again."""
 
     rank: RankId
     error: bytes
+    again: bool = False
 
 
 class Recalled(NamedTuple):
@@ -250,6 +259,14 @@ class Record(NamedTuple):
     position: Position
 
 
+class Keep(NamedTuple):
+    """Parts of a sink are to be recorded, together with the position after them (None where it has none)."""
+
+    stage: int
+    parts: tuple[Any, ...]
+    position: Position | None
+
+
 class Recorded(NamedTuple):
     """Checkpoint `number` is written down: go on."""
 
@@ -285,12 +302,16 @@ class Release(NamedTuple):
 
 
 class EpochEnd(NamedTuple):
-    """The epoch has exactly `batches` batches for this rank; `sent` were sent to it, the tail among them."""
+    """The epoch has exactly `batches` batches for this rank; `sent` were sent to it, the tail among them.
+
+    `commit` is what a sink with transactions commits with them: the driver's, nothing that the rules look at.
+    """
 
     rank: RankId
     epoch: int
     batches: int
     sent: int
+    commit: object = None
 
 
 class StreamEnd(NamedTuple):
@@ -330,9 +351,9 @@ class Fail(NamedTuple):
 
 Event = (
     Joined | Idle | Made | Finished | SplitDone | GaveBack | Accepted | Recalled | Consumed | EpochDone | Checkpointed
-    | Returned | Failed | Died
+    | Stored | Returned | Failed | Died
 )  # fmt: skip
 Action = (
-    Read | GiveBack | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Record | Recorded
+    Read | GiveBack | Send | Discard | Recall | Release | EpochEnd | StreamEnd | EpochBalanced | Record | Keep | Recorded
     | Restart | Start | Left | GaveUp | Finish | Fail
 )  # fmt: skip

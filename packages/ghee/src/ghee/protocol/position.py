@@ -114,6 +114,7 @@ class Tracker:
         self._start = start
         self._epoch = start.epoch
         self._at: dict[RankId, Step] = dict.fromkeys(self._ranks, Step(start.epoch, 0))
+        self._ranks_in: Counter[int] = Counter({start.epoch: len(self._ranks)})
         self._rounds: dict[Step, list[BatchId]] = {}
         self._open: Counter[BatchId] = Counter()
         self._batches: dict[BatchId, set[BatchId]] = {}
@@ -126,7 +127,8 @@ class Tracker:
         if len(self._ranks) == 1:  # no other rank to wait for
             self._keep(name)
             return
-        at = self._at[rank] = Step(name[0], self._at[rank].number + 1 if self._at[rank].epoch == name[0] else 1)
+        before = self._at[rank]
+        at = self._move(rank, Step(name[0], before.number + 1 if before.epoch == name[0] else 1))
         self._check_not_past(rank, at)
         names = self._rounds.setdefault(at, [])
         names.append(name)
@@ -136,12 +138,20 @@ class Tracker:
 
     def epoch_done(self, rank: RankId, epoch: int) -> None:
         """The rank has seen the end of an epoch. Raises Uneven as `taken` does."""
-        self._at[rank] = Step(epoch + 1, 0)
-        self._check_not_past(rank, self._at[rank])
+        self._check_not_past(rank, self._move(rank, Step(epoch + 1, 0)))
         self._close_epochs()
 
+    def _move(self, rank: RankId, at: Step) -> Step:
+        before, self._at[rank] = self._at[rank].epoch, at
+        if before != at.epoch:
+            self._ranks_in[at.epoch] += 1
+            self._ranks_in[before] -= 1
+            if not self._ranks_in[before]:
+                del self._ranks_in[before]
+        return at
+
     def _close_epochs(self) -> None:
-        epoch = min(at.epoch for at in self._at.values())
+        epoch = min(self._ranks_in)
         if epoch > self._epoch and not self._asked:
             self._fold(Step(epoch, 0))
             self._epoch = epoch
@@ -155,17 +165,19 @@ class Tracker:
 
     def asked(self, rank: RankId, number: int, step: Step) -> Position | None:
         """The rank has made its part of checkpoint `number` after `step`. The position, once all ranks have."""
-        self._asked[rank] = (number, step)
-        for other, said in self._asked.items():
+        if self._asked:
+            other, said = next(iter(self._asked.items()))  # one stands for all: whoever says otherwise ends the run
             if said != (number, step):
                 raise Uneven(
                     f"rank {rank.index} asked for checkpoint {number} after batch {step.number} of epoch {step.epoch}, "
                     f"rank {other.index} for checkpoint {said[0]} after batch {said[1].number} of epoch {said[1].epoch}: "
                     + _ADVICE
                 )
-        for other, at in self._at.items():
-            if at > step:
-                raise Uneven(self._past(other, at, rank, step))
+        else:  # whoever goes on later is found out by `taken`
+            for other, at in self._at.items():
+                if at > step:
+                    raise Uneven(self._past(other, at, rank, step))
+        self._asked[rank] = (number, step)
         if len(self._asked) < len(self._ranks):
             return None
         self._asked.clear()
@@ -174,7 +186,8 @@ class Tracker:
         return self._position()
 
     def _check_not_past(self, rank: RankId, at: Step) -> None:
-        for other, (_, step) in self._asked.items():
+        if self._asked:
+            other, (_, step) = next(iter(self._asked.items()))
             if at > step:
                 raise Uneven(self._past(rank, at, other, step))
 
@@ -211,6 +224,8 @@ class Tracker:
         start = self._start if self._start.epoch == epoch else Position(epoch)
         roots = {split: dict(of) for split, of in start.roots.items()}
         for (at, split), of in self._lineage.finished.items():
+            if split in self._whole:
+                roots.pop(split, None)
             if at != epoch or split in self._whole or split in start.splits:
                 continue
             over = {seq: rows for seq, rows in of.items() if self._is_over((epoch, split, seq))}

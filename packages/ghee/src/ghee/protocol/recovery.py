@@ -75,7 +75,7 @@ class Recovery:
         rank, reason = died.rank, died.reason
         edge = self._edges[rank.stage]
         world = edge.world_of(rank)
-        if edge.is_consumer or edge.rules.after_loop:  # what a loop has made cannot be made again
+        if edge.is_consumer or edge.rules.loops_before:  # what a loop has made cannot be made again
             return [] if rank in edge.returned else [m.Fail("died", reason, rank, again=died.killed)]
         number = rank.index // edge.rules.world
         before, leaving = edge.restarts.get(number, 0), rank in edge.leaving

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 
 from ghee.protocol.messages import RankId
 
@@ -14,6 +15,8 @@ class Rounds:
     Within a round the order is free (first ready, first served), or by rank where `ordered`. A round is released for
     delivery when all its batches have arrived: a rank is never given a batch that another rank may lack, so that a
     collective operation at every step never hangs.
+
+    What a batch costs does not grow with the number of ranks.
     """
 
     def __init__(self, ranks: Sequence[RankId], ordered: bool) -> None:
@@ -21,37 +24,32 @@ class Rounds:
         self.ordered = ordered
         self.dealt = 0
         self.released = 0
-        self._open: dict[RankId, None] = dict.fromkeys(self.ranks)
+        self._open = deque(self.ranks)
         self._parked: set[RankId] = set()
         self._arrived: dict[RankId, int] = dict.fromkeys(self.ranks, 0)
         self._complete: dict[int, int] = {}
 
-    def candidates(self) -> Iterator[RankId]:
-        """The ranks that have no batch of this round yet, in the order in which they are to be tried."""
-        if self.ordered:
-            yield self.ranks[self.dealt % len(self.ranks)]
-        else:
-            yield from list(self._open)
+    def candidate(self) -> RankId | None:
+        """The rank that is to be tried next, of those that have no batch of this round yet and are not parked."""
+        return self._open[0] if self._open else None
 
-    def park(self, rank: RankId) -> None:
-        """The rank has no room: do not try it again before `unpark` (the cost of a batch stays free of their number)."""
-        if rank in self._open:
-            del self._open[rank]
-            self._parked.add(rank)
+    def park(self) -> None:
+        """The candidate has no room: another is tried before `unpark`; where `ordered`, none is."""
+        if not self.ordered:
+            self._parked.add(self._open.popleft())
 
     def unpark(self, rank: RankId) -> None:
         """The rank has given credit back."""
-        if self._parked and rank in self._parked:
+        if rank in self._parked:
             self._parked.remove(rank)
-            self._open[rank] = None
+            self._open.append(rank)
 
-    def deal(self, rank: RankId) -> None:
-        """The rank is given a batch of this round."""
-        self._open.pop(rank, None)
-        self._parked.discard(rank)
+    def deal(self) -> None:
+        """The candidate is given a batch of this round."""
+        self._open.popleft()
         self.dealt += 1
         if not self._open and not self._parked:
-            self._open = dict.fromkeys(self.ranks)
+            self._open.extend(self.ranks)
 
     def arrived(self, rank: RankId) -> int | None:
         """A batch has arrived at the rank. Returns the new number of released rounds if it grew."""
@@ -73,5 +71,5 @@ class Rounds:
     @property
     def without(self) -> list[RankId]:
         """The ranks that have no batch in the unfinished round; empty if the last round is complete."""
-        lacking = [rank for rank in self.ranks if rank in self._open or rank in self._parked]
-        return lacking if len(lacking) < len(self.ranks) else []
+        lacking = self._parked.union(self._open)
+        return [rank for rank in self.ranks if rank in lacking] if len(lacking) < len(self.ranks) else []

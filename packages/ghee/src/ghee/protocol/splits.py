@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from ghee.protocol.edge import SourceRules
@@ -28,7 +28,7 @@ class Splits:
         """
         self.source = source
         self._finished = finished
-        self._idle: dict[RankId, None] = {}
+        self._idle: OrderedDict[RankId, None] = OrderedDict()
         self._leaving: set[RankId] = set()
         self._first = first
         self._epoch = min(first, source.epochs - 1)  # of an endless source, what comes first may not have been cut yet

@@ -70,6 +70,21 @@ class ReadOptions:
         return self.until is None
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a topic is written. `key` and `partition`: a column, or a function of a row (a dict); `encode`: what the value is.
+
+    `transactions`: rows and the offsets that they were made of appear together, and once.
+    """
+
+    key: str | Callable[[Mapping[str, Any]], Any] | None = None
+    partition: str | Callable[[Mapping[str, Any]], Any] | None = None
+    encode: str | Callable[[Mapping[str, Any]], Any] | None = None
+    transactions: bool = False
+    patience: float = 300.0
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
 def is_kafka(value: object) -> bool:
     """Whether a source or a target is a topic."""
     return isinstance(value, str) and value.lower().startswith(SCHEME)
@@ -134,6 +149,33 @@ def _problems(options: ReadOptions) -> list[str]:
         if wrong:
             problems.append(f"columns={wrong}: a message has {', '.join(COLUMNS)}; decode= makes columns of its value")
     return problems
+
+
+def write_options(address: Address, given: Mapping[str, Any]) -> WriteOptions:
+    """The options of the call and of the URL together. Raises PipelineError with everything that is wrong."""
+    settings = {key: value for key, value in address.options.items() if "." in key}
+    settings |= {str(key): str(value) for key, value in (given.get("settings") or {}).items()}
+    problems = [
+        f"option {key!r} in the URL of a sink: allowed are librdkafka's settings; others are arguments of write()"
+        for key in address.options if "." not in key
+    ]  # fmt: skip
+    if len(address.topics) > 1 or address.topics[0].startswith("^"):
+        problems.append(f"a sink writes one topic, not {','.join(address.topics)!r}; grow a branch for each")
+    options = WriteOptions(**{key: value for key, value in given.items() if key != "settings"}, settings=settings)
+    problems += settings_problems(options.settings)
+    if isinstance(options.encode, str) and options.encode not in FORMATS:
+        problems.append(f'encode={options.encode!r}: allowed are "json", "arrow" and a function of a row (a dict)')
+    for name in ("key", "partition"):
+        value = getattr(options, name)
+        if not (value is None or isinstance(value, str) or callable(value)):
+            problems.append(f"{name}={value!r}: allowed are a column's name and a function of a row (a dict)")
+        if value is not None and options.encode == "arrow":
+            problems.append(f'{name}= and encode="arrow": a whole batch is one message, which has no row to take it of')
+    if options.patience < 0 or isinstance(options.patience, bool):
+        problems.append(f"patience={options.patience!r} must be a number of seconds, 0 or more")
+    if problems:
+        raise PipelineError("; ".join(problems))
+    return options
 
 
 def settings_problems(settings: Mapping[str, str]) -> list[str]:

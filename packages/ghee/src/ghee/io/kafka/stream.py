@@ -13,20 +13,30 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ghee.errors import GheeError, PipelineError, SourceError
+from ghee.errors import GheeError, PipelineError, SourceError, TransactionError
 from ghee.io.kafka import client
 from ghee.io.kafka.client import Partition
 from ghee.io.kafka.options import Address, ReadOptions, offset_of
 from ghee.io.kafka.ranges import Range
 
-CUT_OFFSETS = 1 << 18
-"""Offsets of a partition in one cut at the most: what must be done before a stopped stream has ended."""
+CUT_OFFSETS = (1 << 12, 1 << 16, 1 << 18)
+"""Offsets of a partition in one cut: at the least, at first, at the most. They follow what was done in CUT_SECONDS."""
+
+CUT_SECONDS = (2.5, 10.0)
+"""A cut that took less is followed by a larger one, one that took more by a smaller one: what must be done before a
+stopped stream has ended, and what a transaction holds."""
 
 LINGER_SECONDS = 0.5
 """How long a cut waits for a whole batch once there is something."""
 
 HANDOVER_SECONDS = 30.0
 """How long a partition that goes to another member is kept until what was read of it is acknowledged."""
+
+HELD_SECONDS = 3.0
+"""How long the group's offsets may be held by a transaction before it is said."""
+
+LOOK_SECONDS = 1.0
+"""How often the partitions' ends are asked for, for the lag, while no cut is wanted."""
 
 POLL_SECONDS = 0.05
 
@@ -49,12 +59,18 @@ class Stream:
         self._high: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
         self._since: float | None = None
+        self._looked = 0.0
+        self._size = max(CUT_OFFSETS[1], options.batch_size)
+        self._transactions = False
         self._consumer: Any = None
         self._thread = threading.Thread(target=self._run, name="ghee kafka", daemon=True)
 
-    def begin(self, ends: Mapping[Partition, int]) -> None:
-        """Join. `ends` says up to where an earlier run had cut: it goes on there."""
-        self._ends = dict(ends)
+    def begin(self, ends: Mapping[Partition, int], *, transactions: bool = False) -> None:
+        """Join. `ends` says up to where an earlier run had cut: it goes on there.
+
+        `transactions`: a sink commits the offsets, so they say where to go on; `ends` where there are none.
+        """
+        self._ends, self._transactions = dict(ends), transactions
         brokers, settings = self._address.brokers, self._options.settings
         wanted = client.partitions_of(brokers, settings, self._address.topics)
         self._admin = client.admin(brokers, settings, self._told)
@@ -64,7 +80,7 @@ class Stream:
             self._consumer = client.consumer(
                 brokers, settings, self._told, **{
                     "group.id": self._options.group, "partition.assignment.strategy": "cooperative-sticky",
-                    "queued.max.messages.kbytes": 1024,
+                    "queued.max.messages.kbytes": 1024, "isolation.level": "read_committed",
                 },
             )  # fmt: skip
             self._consumer.subscribe(
@@ -92,6 +108,25 @@ class Stream:
             for partition, offset in offsets.items():
                 self._acked[partition] = max(offset, self._acked.get(partition, 0))
             self._change.notify_all()
+
+    def took(self, seconds: float) -> None:
+        """What was cut last has taken so long until it was over."""
+        if seconds < CUT_SECONDS[0]:
+            self._size = min(2 * self._size, max(CUT_OFFSETS[2], self._options.batch_size))
+        elif seconds > CUT_SECONDS[1]:
+            self._size = max(self._size // 2, CUT_OFFSETS[0], self._options.batch_size)
+
+    def membership(self) -> Any:
+        """What a transaction that commits offsets names: the group's member, whose word counts while it is one."""
+        try:
+            said, member = self._consumer.consumer_group_metadata(), self._consumer.memberid()
+        except RuntimeError:  # the thread has left the group: why is its to say
+            said, member = b"", ""
+        if self._error is not None:
+            raise self._error
+        if not member or member.encode() not in said:  # nobody's word counts as anybody's
+            raise TransactionError(f"{self._address.url}: the group {self._options.group} has gone on without this run")
+        return said
 
     def lag(self) -> dict[str, int]:
         """By partition how many offsets are not acknowledged yet."""
@@ -121,10 +156,13 @@ class Stream:
                     time.sleep(POLL_SECONDS)
                 self._check_told()
                 self._commit()
+                if time.monotonic() - self._looked > LOOK_SECONDS:
+                    self._look()
                 if self._asked:
                     self._cut()
         except BaseException as error:
             self._error = error if isinstance(error, GheeError) else SourceError(f"{self._address.url}: {error}")
+            self._closed = True
             self._wake()
         finally:
             if self._consumer is not None:
@@ -142,16 +180,10 @@ class Stream:
             raise SourceError(f"{self._address.url}: {self._told.fatal or self._told.last}")
 
     def _cut(self) -> None:
-        try:
-            high = client.offsets_at(
-                self._admin, list(self._next), "latest", client.is_committed(self._options.settings)
-            )  # fmt: skip
-        except SourceError:  # the broker is away: it is asked again
-            return
+        high = self._look()
         with self._change:
-            self._high.update(high)
             ranges = [
-                Range(*one, at, min(high.get(one, at), at + CUT_OFFSETS)) for one, at in self._next.items()
+                Range(*one, at, min(high.get(one, at), at + self._size)) for one, at in self._next.items()
                 if high.get(one, at) > at
             ]  # fmt: skip
             if not ranges or self._waits(sum(one.stop - one.start for one in ranges)):
@@ -161,6 +193,19 @@ class Stream:
             self._ready, self._asked, self._since = ranges, False, None
         self._wake()
 
+    def _look(self) -> dict[Partition, int]:
+        """Where the partitions end now; none while the broker is away."""
+        try:
+            high = client.offsets_at(
+                self._admin, list(self._next), "latest", client.is_committed(self._options.settings)
+            )  # fmt: skip
+        except SourceError:  # it is asked again
+            high = {}
+        self._looked = time.monotonic()
+        with self._change:
+            self._high.update(high)
+        return high
+
     def _waits(self, rows: int) -> bool:
         """Whether it is better to wait a little for a whole batch."""
         now = time.monotonic()
@@ -168,7 +213,7 @@ class Stream:
         return rows < self._options.batch_size and now - self._since < LINGER_SECONDS
 
     def _commit(self) -> None:
-        if self._consumer is None:
+        if self._consumer is None or self._transactions:
             return
         with self._change:
             due = {one: at for one, at in self._acked.items() if one in self._next and at > self._committed.get(one, -1)}
@@ -178,33 +223,56 @@ class Stream:
         try:
             self._consumer.commit(offsets=[client.place(*one, at) for one, at in due.items()], asynchronous=False)
         except kafka.KafkaException as error:
-            code = error.args[0].code()
-            kinds = kafka.KafkaError
             # A rebalance is under way, or the broker is away: what was acknowledged is committed later.
-            if error.args[0].retriable() or code in (
-                kinds.REBALANCE_IN_PROGRESS, kinds.ILLEGAL_GENERATION, kinds.UNKNOWN_MEMBER_ID, kinds._TRANSPORT,
-                kinds._TIMED_OUT, kinds._WAIT_COORD, kinds._ALL_BROKERS_DOWN, kinds._STATE,
-                kinds.COORDINATOR_NOT_AVAILABLE, kinds.NOT_COORDINATOR, kinds.COORDINATOR_LOAD_IN_PROGRESS,
-            ):  # fmt: skip
+            if error.args[0].retriable() or error.args[0].code() in _passing():
                 return
             raise
         self._committed.update(due)
 
+    def _pause(self) -> None:
+        """A little while, or until it is closed."""
+        with self._change:
+            if not self._closed:
+                self._change.wait(POLL_SECONDS)
+
     # ── rebalances: called by poll ───────────────────────────────────────────────────────────────────────────────
 
     def _assigned(self, consumer: Any, places: Sequence[Any]) -> None:
-        found = consumer.committed(list(places), timeout=client.START_SECONDS)
+        found = self._committed_of(consumer, places)
         partitions = [(place.topic, place.partition) for place in places]
         self._own(partitions, {(p.topic, p.partition): p.offset for p in found if p.offset >= 0})
         consumer.incremental_assign([client.place(*one, self._next[one]) for one in partitions])
         consumer.pause([client.place(*one, 0) for one in partitions])  # the ranks read, this one only belongs to the group
 
+    def _committed_of(self, consumer: Any, places: Sequence[Any]) -> Sequence[Any]:
+        """The group's offsets; those that an open transaction holds are waited for."""
+        kafka = client.library()
+        began, said = time.monotonic(), False
+        while True:
+            try:
+                found: Sequence[Any] = consumer.committed(list(places), timeout=2)
+                error = next((place.error for place in found if place.error is not None), None)
+            except kafka.KafkaException as raised:
+                error = raised.args[0]
+            if error is None:
+                return found
+            if self._closed or time.monotonic() - began > self._options.patience or error.code() not in _passing():
+                raise kafka.KafkaException(error)
+            if not said and time.monotonic() - began > HELD_SECONDS:
+                said = True
+                print(
+                    f"ghee: waiting for the offsets of the group {self._options.group}: {error.str()} "
+                    "(a transaction of an earlier run may hold them until its time is over)", flush=True,
+                )  # fmt: skip
+            self._pause()
+
     def _own(self, partitions: Sequence[Partition], committed: Mapping[Partition, int]) -> None:
         """These partitions are this run's: from what was committed on, or cut by an earlier run, or from `start`."""
-        low = client.offsets_at(self._admin, partitions, "earliest", True)
+        low = self._offsets_at(partitions, "earliest")
         first = self._first(partitions, low)
         for one in partitions:
-            at = max(committed.get(one, -1), self._ends.get(one, -1))
+            at, cut = committed.get(one, -1), self._ends.get(one, -1)
+            at = cut if at < 0 or (cut > at and not self._transactions) else at
             at = first[one] if at < 0 else at
             if at < low[one]:
                 lost = f"{one[0]}[{one[1]}]: offsets {at} to {low[one] - 1} are gone by retention before they were read"
@@ -217,18 +285,29 @@ class Stream:
                 self._acked[one] = max(committed.get(one, 0), low[one])
                 self._committed[one] = committed.get(one, -1)
 
+    def _offsets_at(self, partitions: Sequence[Partition], at: str | int) -> dict[Partition, int]:
+        """Where partitions begin or end; a broker that is away while the run goes on is waited for."""
+        began = time.monotonic()
+        while True:
+            try:
+                return client.offsets_at(self._admin, partitions, at, True)
+            except SourceError:
+                waiting = self._thread.is_alive() and not self._closed
+                if not waiting or time.monotonic() - began > self._options.patience:
+                    raise
+
     def _first(self, partitions: Sequence[Partition], low: Mapping[Partition, int]) -> dict[Partition, int]:
         start = self._options.start
         if start in ("earliest", "committed"):
             return dict(low)
         if isinstance(start, Mapping):
             return {one: at if (at := offset_of(start, *one)) is not None else low[one] for one in partitions}
-        high = client.offsets_at(self._admin, partitions, "latest", True)
+        high = self._offsets_at(partitions, "latest")
         if start == "latest":
             return high
         if not isinstance(start, int):
             raise PipelineError(f"start={start!r} is no place in a topic")
-        since = client.offsets_at(self._admin, partitions, start, True)
+        since = self._offsets_at(partitions, start)
         return {one: high[one] if at < 0 else at for one, at in since.items()}
 
     def _revoked(self, consumer: Any, places: Sequence[Any]) -> None:
@@ -240,18 +319,23 @@ class Stream:
             while not self._closed and any(self._acked.get(one, 0) < end for one, end in ends.items()):
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._change.wait(left):
+                    if self._transactions:  # the transaction that is open must not commit them any more
+                        raise TransactionError(f"rows of {[*ends]} were not committed before they went to another member")
                     print(
                         f"ghee: rows of {[*ends]} were not acknowledged in time; the next member reads them again",
                         flush=True,
                     )
                     break
         self._commit()
-        self._forget(partitions)
+        if not self._closed:  # at the end its lag is still asked for
+            self._forget(partitions)
         consumer.incremental_unassign(list(places))
 
     def _lost(self, consumer: Any, places: Sequence[Any]) -> None:
         """The group has gone on without this run (it was not heard of for too long)."""
         partitions = [(place.topic, place.partition) for place in places]
+        if self._transactions and not self._closed:
+            raise TransactionError(f"{self._address.url}: the group gave {partitions} to others")
         print(
             f"ghee: the group gave {partitions} to others; rows that were not committed are read again by them", flush=True
         )
@@ -263,3 +347,13 @@ class Stream:
             for one in partitions:
                 for of in (self._next, self._acked, self._committed, self._high, self._ends):
                     of.pop(one, None)
+
+
+def _passing() -> tuple[int, ...]:
+    """Errors that pass: a rebalance is under way, the broker is away, a transaction is open."""
+    kinds = client.library().KafkaError
+    return (
+        kinds.REBALANCE_IN_PROGRESS, kinds.ILLEGAL_GENERATION, kinds.UNKNOWN_MEMBER_ID, kinds._TRANSPORT, kinds._TIMED_OUT,
+        kinds._WAIT_COORD, kinds._ALL_BROKERS_DOWN, kinds._STATE, kinds.COORDINATOR_NOT_AVAILABLE, kinds.NOT_COORDINATOR,
+        kinds.COORDINATOR_LOAD_IN_PROGRESS, kinds.UNSTABLE_OFFSET_COMMIT, kinds.REQUEST_TIMED_OUT,
+    )  # fmt: skip

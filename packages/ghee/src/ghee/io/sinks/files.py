@@ -21,10 +21,11 @@ from ghee.io.contract import PartFile
 from ghee.io.formats import format_of
 from ghee.io.listing import hidden, in_threads
 from ghee.io.location import Place
-from ghee.io.manifest import INTENT, MANIFEST, read_manifest
+from ghee.io.manifest import INTENT, MANIFEST, read_manifest, tokens
 from ghee.io.schema import listed, unify
 from ghee.io.sinks.staging import (
     Staging,
+    adopt_staging,
     clear_dead,
     make_staging,
     remove_files,
@@ -60,22 +61,41 @@ class FileSink:
 
     One driver prepares, and then publishes or aborts. A sink can be used for several runs, one after another. It is
     pickled to the ranks after `prepare`.
+
+    It `stores`: parts that the ranks have said to be closed may outlive the run. The driver that does not go on then
+    says `release` in place of `abort`, or is dead; the next says `adopt` in place of `prepare`.
     """
 
     hosted = False
+    stores = True
 
     def __init__(self, place: Place, options: SinkOptions) -> None:
         self._place = place
         self._options = options
         self._staging: Staging | None = None
         self._made_target = False
+        self._is_published = False
 
     @property
     def target(self) -> str:
         return self._place.path
 
+    @property
+    def token(self) -> str:
+        """The name of the write that is under way."""
+        if self._staging is None:
+            raise RuntimeError("the sink has a token between prepare() and publish() only")
+        return self._staging.token
+
+    @property
+    def described(self) -> str:
+        """What is written where, in words: parts of two sinks with one description can be published together."""
+        by = f" by {', '.join(self._options.partition_by)}" if self._options.partition_by else ""
+        return f"{self._options.format}{by} to {self._place.given} (mode={self._options.mode!r})"
+
     def prepare(self) -> None:
         filesystem = self._place.filesystem
+        self._is_published = False
         with self._failing("prepare"):
             first = min(FIRST_PATIENCE, self._options.patience)
             kind = patiently(lambda: filesystem.get_file_info(self.target).type, first, self._place.given)
@@ -87,6 +107,50 @@ class FileSink:
                 clear_dead(filesystem, self.target)
                 self._check_old(self._old_files())
                 self._staging = make_staging(filesystem, self.target)
+
+    def adopt(self, token: str, parts: Sequence[PartFile]) -> bool:
+        """Take over the staging of a run that has died or was released, with the parts that its journal has; whatever else
+        lies in it is removed, and a publish that was cut in the middle is taken back. False where the parts are not
+        there any more: then `prepare` begins anew.
+
+        Raises SinkError where the run lives, or where the folder has got other output meanwhile that the mode forbids.
+        """
+        filesystem = self._place.filesystem
+        self._made_target, self._is_published = False, False
+        with self._failing("resume"):
+            first = min(FIRST_PATIENCE, self._options.patience)
+            kind = patiently(lambda: filesystem.get_file_info(self.target).type, first, self._place.given)
+            if kind != pafs.FileType.Directory:
+                return False
+            with target_lock(filesystem, self.target):
+                staging = adopt_staging(filesystem, self.target, token)
+                self._is_published = token in tokens(read_manifest(filesystem, self.target))
+                if self._is_published:  # only clearing up was left
+                    self._staging = staging or Staging(filesystem, self.target, token, None)
+                    return True
+                if staging is None:
+                    return False
+                staging.take_back()
+                if self._problems(staging, parts):
+                    staging.clear()
+                    return False
+                self._staging = staging
+                staging.keep_only([part.path for part in parts])
+                clear_dead(filesystem, self.target)
+                try:
+                    self._check_old(self._old_files())
+                except BaseException:
+                    self._staging = None
+                    staging.release()
+                    raise
+        return True
+
+    def release(self) -> None:
+        """In place of `abort`: the staging stays for a run that goes on. A publish that was begun is taken back."""
+        staging, self._staging = self._staging, None
+        if staging is not None:
+            with self._failing("abort"), target_lock(self._place.filesystem, self.target):
+                staging.release()
 
     def writer(self, rank: int) -> FileWriter:
         if self._staging is None:
@@ -105,6 +169,9 @@ class FileSink:
         staging = self._staging
         if staging is None:
             raise RuntimeError("publish() without prepare(), or after it has published")
+        if self._is_published:
+            self.abort()
+            return
         with self._failing("publish"), target_lock(self._place.filesystem, self.target):
             self._check_parts(staging, parts)
             old = self._old_files()
@@ -165,6 +232,10 @@ class FileSink:
                 raise SinkExistsError(f"{given} holds files of another format ({', '.join(others)}) than {kind}.")
 
     def _check_parts(self, staging: Staging, parts: Sequence[PartFile]) -> None:
+        if problems := self._problems(staging, parts):
+            raise SinkError(f"{self._place.given}: the staged files are not what the ranks wrote:" + listed(problems))
+
+    def _problems(self, staging: Staging, parts: Sequence[PartFile]) -> list[str]:
         problems = []
         names = [part.path for part in parts]
         problems += [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
@@ -172,8 +243,7 @@ class FileSink:
         for part, info in zip(parts, infos, strict=True):
             if info.type != pafs.FileType.File or info.size != part.bytes:
                 problems.append(f"{part.path}: {part.bytes} bytes were written, {info.size or 0} are there")
-        if problems:
-            raise SinkError(f"{self._place.given}: the staged files are not what the ranks wrote:" + listed(problems))
+        return problems
 
     def _check_schemas(self, staging: Staging, parts: Sequence[PartFile], old: list[str]) -> None:
         """Ranks see their own batches only; that all files can be read as one table is checked here."""

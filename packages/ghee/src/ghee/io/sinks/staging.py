@@ -13,16 +13,24 @@ import os
 import posixpath
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow.fs as pafs
 
+from ghee.errors import SinkError
 from ghee.io.location import is_local
 from ghee.io.manifest import INTENT, OWNER, STAGING, load_json, read_manifest, tokens
 
 DATA = "data"
+
+NOBODY = {"host": None, "pid": None}
+"""The owner of a staging that was left to a run that goes on."""
+
+
+def _myself() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 class Staging:
@@ -48,6 +56,42 @@ class Staging:
     def clear(self) -> None:
         """Ends a publish that was begun (see manifest.py), removes the folder and drops the lock."""
         clear(self.filesystem, self.target, self.path)
+        self._unlock()
+
+    def take_back(self) -> None:
+        """Moves what a publish that was cut in the middle had put into the target back to where it came from."""
+        filesystem, intent = self.filesystem, posixpath.join(self.path, INTENT)
+        said = load_json(filesystem, intent)
+        if said is None:
+            return
+        paths = [(posixpath.join(self.target, name), posixpath.join(self.data, name)) for name in said["add"]]
+        published = filesystem.get_file_info([path for path, _ in paths])
+        staged = filesystem.get_file_info([path for _, path in paths])
+        for (path, back), there, here in zip(paths, published, staged, strict=True):
+            if there.type == pafs.FileType.File and here.type != pafs.FileType.File:
+                filesystem.create_dir(posixpath.dirname(back), recursive=True)
+                filesystem.move(path, back)
+        remove_files(filesystem, self.target, said["add"])  # copies, where a move is a copy, and empty folders
+        filesystem.delete_file(intent)
+
+    def keep_only(self, names: Sequence[str]) -> None:
+        """Removes the part files that are not named: nobody has recorded them."""
+        kept = {posixpath.join(self.data, name) for name in names}
+        for info in self.filesystem.get_file_info(pafs.FileSelector(self.data, recursive=True, allow_not_found=True)):
+            if info.type == pafs.FileType.File and info.path not in kept:
+                self.filesystem.delete_file(info.path)
+
+    def release(self) -> None:
+        """Leaves the folder to a run that goes on. A publish that reached its manifest is finished all the same."""
+        if self.token in tokens(read_manifest(self.filesystem, self.target)):
+            self.clear()
+            return
+        self.take_back()
+        if not is_local(self.filesystem):
+            write_file(self.filesystem, posixpath.join(self.path, OWNER), json.dumps(NOBODY).encode())
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -58,12 +102,36 @@ def make_staging(filesystem: Any, target: str) -> Staging:
     staging = Staging(filesystem, target, token, None)
     filesystem.create_dir(staging.data, recursive=True)
     owner = posixpath.join(staging.path, OWNER)
-    write_file(filesystem, owner, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+    write_file(filesystem, owner, json.dumps(_myself()).encode())
     if not is_local(filesystem):
         return staging
     lock = os.open(owner, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return Staging(filesystem, target, token, lock)
+
+
+def adopt_staging(filesystem: Any, target: str, token: str) -> Staging | None:
+    """The staging of a run that is dead, taken over by this process; None if it is not there.
+
+    Raises SinkError where the run lives.
+    """
+    staging = Staging(filesystem, target, token, None)
+    owner = posixpath.join(staging.path, OWNER)
+    if load_json(filesystem, owner) is None:
+        return None
+    if is_local(filesystem):
+        lock = os.open(owner, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise SinkError(f"{target} is being written by another process: the run is going on there") from None
+        return Staging(filesystem, target, token, lock)
+    said = load_json(filesystem, owner)
+    if said["host"] == socket.gethostname() and said["pid"] != os.getpid() and _is_alive(filesystem, owner):
+        raise SinkError(f"{target} is being written by process {said['pid']}: the run is going on there")
+    write_file(filesystem, owner, json.dumps(_myself()).encode())
+    return staging
 
 
 def clear_dead(filesystem: Any, target: str) -> list[str]:
@@ -93,6 +161,8 @@ def _is_alive(filesystem: Any, owner: str) -> bool:
             os.close(lock)
         return False
     said = load_json(filesystem, owner)
+    if said == NOBODY:
+        return False
     if said is None or said["host"] != socket.gethostname():
         return said is not None
     try:

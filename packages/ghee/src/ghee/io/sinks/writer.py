@@ -7,9 +7,10 @@ import hashlib
 import io
 import os
 import posixpath
+import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +30,7 @@ from ghee.io.sinks.table import as_table
 # Batches are small and row groups should not be: rows are gathered up to so many per file, bytes per writer.
 GATHER_ROWS = 1 << 17
 GATHER_BYTES = 64 << 20
+STORE_SECONDS = 300.0  # what is open for so long is closed: a run that dies does not write it again
 MAX_OPEN = 64  # part files of different partitions; beyond it the one that was not used for longest is closed
 
 
@@ -40,8 +42,9 @@ class FileWriter:
     """
 
     def __init__(
-        self, filesystem: Any, folder: str, rank: int, format: str, rows_per_file: int, partition_by: tuple[str, ...]
-    ) -> None:
+        self, filesystem: Any, folder: str, rank: int, format: str, rows_per_file: int, partition_by: tuple[str, ...],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._filesystem = filesystem
         self._folder = folder
         self._prefix = f"part-{rank:05}-{uuid.uuid4().hex[:8]}"
@@ -51,6 +54,10 @@ class FileWriter:
         self._schema: Any = None
         self._open: OrderedDict[str, _Part] = OrderedDict()
         self._done: list[PartFile] = []
+        self._stored: list[PartFile] = []
+        self._is_full = False
+        self._clock = clock
+        self._since = clock()
         self._count = 0
         self._closed = False
 
@@ -61,25 +68,57 @@ class FileWriter:
         # Everything that can be wrong with the batch is found before a row of it is written.
         pieces = list(self._partitioned(table))
         schema = self._common([f for f in table.schema if f.name not in self._keys])
-        if schema != self._schema:
-            self._close_all()
+        if (
+            schema != self._schema
+            or self._is_full
+            or not self._has_room(pieces)
+            or self._clock() - self._since > STORE_SECONDS
+        ):
+            self._store()
             self._schema = schema
         for folder, rows in pieces:
             if rows.num_rows:
                 self._append(folder, rows)
 
-    def close(self) -> list[PartFile]:
+    def _has_room(self, pieces: Sequence[tuple[str, Any]]) -> bool:
+        """Whether the files that a batch goes to can take it whole. One that is empty takes any."""
+        for folder, rows in pieces:
+            part = self._open.get(folder)
+            if part is not None and part.rows + rows.num_rows > self._rows_per_file:
+                return False
+        return True
+
+    def _store(self) -> None:
+        """Close the files of all partitions: together they hold what was written since this was done last, and no more."""
         self._close_all()
+        self._stored += self._done
+        self._done.clear()
+        self._is_full = False
+        self._since = self._clock()
+
+    def stored(self) -> list[PartFile]:
+        """Parts that were closed together since this was asked last: they hold every batch but the last whole."""
+        stored, self._stored = self._stored, []
+        return stored
+
+    def store(self) -> list[PartFile]:
+        """Close what is open; the parts since `stored` was asked last."""
+        self._store()
+        return self.stored()
+
+    def close(self) -> list[PartFile]:
+        """The parts that `stored` and `store` have not returned."""
         self._closed = True
-        return list(self._done)
+        return self.store()
 
     def abort(self) -> None:
         self._closed = True
         for part in self._open.values():
             part.abandon()
-        paths = [part.path for part in self._open.values()] + [part.path for part in self._done]
+        paths = [part.path for part in self._open.values()] + [part.path for part in self._done + self._stored]
         self._open.clear()
         self._done.clear()
+        self._stored.clear()
         for path in paths:
             with suppress(OSError):
                 self._filesystem.delete_file(posixpath.join(self._folder, path))
@@ -119,6 +158,7 @@ class FileWriter:
                     part.flush()
             if part.rows >= self._rows_per_file:
                 self._close(folder)
+                self._is_full = True
         while sum(part.gathered_bytes for part in self._open.values()) > GATHER_BYTES:
             largest = max(self._open.values(), key=lambda part: part.gathered_bytes)
             with self._storing(largest.path):
