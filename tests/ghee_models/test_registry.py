@@ -94,6 +94,14 @@ def test_an_id_that_mlflow_could_not_take_is_refused(id: str) -> None:
         ModelCard(id, (Task.CTR,), DataFormat.SPARSE_ROWS, "", "", Config, "a:B")
 
 
+def test_a_package_that_cannot_be_imported_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("broken", "no_such_package.card:CARD", registry.GROUP)
+    fm = EntryPoint("fm", "ghee_models.models.fm.card:CARD", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [broken, fm])
+    with pytest.warns(RuntimeWarning, match=r"'broken' is left out, no_such_package.*No module named"):
+        assert registry.list_models() == ["fm"]
+
+
 def test_the_public_names_are_these(monkeypatch: Any) -> None:
     assert set(ghee_models.__all__) == {
         "DataFormat", "EmbeddingRecommender", "Model", "ModelCard", "PredictOptions", "Recommender", "Reference",
