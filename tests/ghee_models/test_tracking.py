@@ -167,7 +167,7 @@ def test_what_the_registry_has_not_is_told_with_what_it_has(store: str, tmp_path
         tracking.promote("items", 7, "champion", {}, store)
     with pytest.raises(TrackingError, match="Registered models are: items"):
         tracking.promote("itms", 1, "champion", {}, store)
-    with pytest.raises(PromotionError, match="required is < 0.2"):
+    with pytest.raises(PromotionError, match=r"required is < 0\.2"):
         tracking.promote("items", 1, "champion", {"ndcg@10": ">=0.1, <0.2"}, store)
 
 
