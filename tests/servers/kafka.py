@@ -85,5 +85,6 @@ transaction.state.log.num.partitions=2
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.retention.check.interval.ms=500
+log.retention.ms=-1
 log.segment.delete.delay.ms=0
 """
