@@ -66,6 +66,19 @@ def numbers(*values: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("by", [None, "k"])
+def test_files_are_closed_at_their_size(folder: Path, kind: str, by: str | None) -> None:
+    rng = np.random.default_rng(1)
+    tables = [pa.table({"x": rng.random(500), "k": [n % 2] * 500}) for n in range(60)]
+    parts = write(folder / "out", tables, format=kind, file_size="40Ki", partition_by=by)
+    assert sum(part.rows for part in parts) == 30_000
+    sizes = sorted(part.bytes for part in parts)
+    assert len(sizes) >= 4
+    assert sizes[-1] < 4 * 40_960  # a row group of so many bytes in memory may come on top: in text it is longer
+    assert sizes[2] >= 40_960  # but for the last of each partition
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_write_appears_with_a_manifest_that_says_what_it_is(folder: Path, kind: str) -> None:
     target = folder / "out"
     parts = write(target, [numbers(*range(n * 10, n * 10 + 10)) for n in range(10)], format=kind, rows_per_file=30)
@@ -629,6 +642,6 @@ def test_lists_and_functions(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="int is no sink"):
         open_sink(3)
     with pytest.raises(PipelineError) as caught:
-        open_sink(tmp_path, mode="replace", format="xml", rows_per_file=0, partition_by=["a", "a"])
-    for word in ("mode='replace'", "format='xml'", "rows_per_file=0", "partition_by="):
+        open_sink(tmp_path, mode="replace", format="xml", rows_per_file=0, file_size="big", partition_by=["a", "a"])
+    for word in ("mode='replace'", "format='xml'", "rows_per_file=0", "file_size='big'", "partition_by="):
         assert word in str(caught.value)

@@ -139,6 +139,7 @@ class Pipeline:
         format: str | None = None,
         partition_by: str | list[str] | None = None,
         rows_per_file: int | None = None,
+        file_size: int | str | None = None,
         filesystem: Any = None,
         storage_options: Mapping[str, Any] | None = None,
         patience: float | None = None,
@@ -160,7 +161,8 @@ class Pipeline:
         resources = parse_resources(replicas=replicas, cpus=cpus, memory=memory, image=image, fixed=_WRITE_IS_FIXED)
         options = {
             "mode": mode, "format": format, "partition_by": partition_by,
-            "rows_per_file": rows_per_file, "filesystem": filesystem, "storage_options": storage_options,
+            "rows_per_file": rows_per_file, "file_size": file_size, "filesystem": filesystem,
+            "storage_options": storage_options,
             "patience": patience, "key": key, "partition": partition, "encode": encode,
             "transactions": transactions, "settings": settings,
         }  # fmt: skip
@@ -318,7 +320,7 @@ _OVERRIDES = {
     ),
     "map": (*_RESOURCES, "credit"),
     "loop": (*_RESOURCES, "credit", "tail", "ordered", "when_slow"),
-    "write": ("mode", "rows_per_file", "replicas", "cpus", "memory", "image"),
+    "write": ("mode", "rows_per_file", "file_size", "replicas", "cpus", "memory", "image"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ghee.errors import PipelineError
+from ghee.errors import PipelineError, ResourceError
 from ghee.io.contract import Sink, Source
 from ghee.io.files import Expected, FileOptions, FileSource
 from ghee.io.formats import format_of, named
@@ -19,6 +19,7 @@ from ghee.io.sinks.files import FileSink, SinkOptions
 from ghee.io.sinks.formats import WRITERS
 from ghee.io.sinks.memory import CallbackSink, ListSink
 from ghee.io.stores.patience import PATIENCE
+from ghee.resources import parse_bytes
 
 DEFAULT_BATCH_SIZE = 4096
 DEFAULT_BUFFER = 1 << 16  # rows; at least 16 batches
@@ -120,6 +121,7 @@ def open_sink(
     mode: str = "error",
     format: str | None = None,
     rows_per_file: int = DEFAULT_ROWS_PER_FILE,
+    file_size: int | str | None = None,
     partition_by: str | Sequence[str] | None = None,
     filesystem: Any = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -133,14 +135,17 @@ def open_sink(
 
     `mode`: "error" fails where there is output already, "overwrite" replaces it once the new one is complete, "append"
     adds files. `format`: "parquet", "csv", "jsonl" or "arrow"; by default the target's suffix, else Parquet.
-    `rows_per_file`: a file is closed at so many rows. `partition_by`: columns that become `key=value` folders.
+    `rows_per_file`: a file is closed at so many rows. `file_size`: it is closed once it has so many bytes on the disk
+    ("128Mi"), or sooner by rows; bytes are seen when a row group is written (of at most 64Mi in memory), so a file may be
+    larger by one.
+    `partition_by`: columns that become `key=value` folders.
     `topic`: the options of a kafka:// URL (`ghee.io.kafka.options.WriteOptions`).
 
     Raises PipelineError with everything that is wrong with the arguments.
     """
     if is_kafka(target):
         unusable = {"mode": None if mode == "error" else mode, "format": format, "partition_by": partition_by,
-                    "filesystem": filesystem, "storage_options": storage_options,
+                    "file_size": file_size, "filesystem": filesystem, "storage_options": storage_options,
                     "rows_per_file": None if rows_per_file == DEFAULT_ROWS_PER_FILE else rows_per_file}  # fmt: skip
         return _topic_sink(str(target), unusable, patience=patience, **topic)
     if topic:
@@ -148,6 +153,7 @@ def open_sink(
     keys = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by or ())
     if not isinstance(target, (str, os.PathLike)):
         changed = [n for n, v in _sink_options(format, filesystem, partition_by, storage_options, patience) if v]
+        changed += ["file_size"] if file_size is not None else []
         changed += ["mode"] if mode != "error" else []
         if changed:
             raise PipelineError(f"{', '.join(changed)}: a {type(target).__name__} as a sink takes no options.")
@@ -166,12 +172,17 @@ def open_sink(
     if kind not in WRITERS:
         problems.append(f"format={kind!r} is not written; allowed are {', '.join(map(repr, WRITERS))}.")
     problems += _positive("rows_per_file", rows_per_file) + _seconds("patience", patience)
+    try:
+        size = None if file_size is None else parse_bytes(file_size)
+    except ResourceError as error:
+        problems.append(f"file_size={file_size!r}: {error}")
     if len(set(keys)) != len(keys) or not all(isinstance(key, str) and key for key in keys):
         problems.append(f"partition_by={partition_by!r} must name different columns.")
     if problems:
         raise PipelineError(" ".join(problems))
     wait = PATIENCE if patience is None else float(patience)
-    return FileSink(locate(target, filesystem, storage_options), SinkOptions(mode, kind, rows_per_file, keys, wait))
+    chosen = SinkOptions(mode, kind, rows_per_file, keys, wait, size)
+    return FileSink(locate(target, filesystem, storage_options), chosen)
 
 
 def _topic(url: str, unusable: Mapping[str, Any], **given: Any) -> Source:

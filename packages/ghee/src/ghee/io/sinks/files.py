@@ -48,6 +48,7 @@ class SinkOptions:
     rows_per_file: int
     partition_by: tuple[str, ...] = ()
     patience: float = PATIENCE
+    file_size: int | None = None
 
 
 class FileSink:
@@ -163,6 +164,7 @@ class FileSink:
             options.format,
             options.rows_per_file,
             options.partition_by,
+            file_size=options.file_size,
         )
 
     def publish(self, parts: Sequence[PartFile]) -> None:

@@ -1,4 +1,4 @@
-"""One rank's writer: batches to part files in the staging folder, closed at a number of rows, one per partition."""
+"""One rank's writer: batches to part files in the staging folder, closed at so many rows or bytes, one per partition."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import posixpath
+import sys
 import time
 import uuid
 from collections import OrderedDict
@@ -43,13 +44,14 @@ class FileWriter:
 
     def __init__(
         self, filesystem: Any, folder: str, rank: int, format: str, rows_per_file: int, partition_by: tuple[str, ...],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, file_size: int | None = None,
     ) -> None:  # fmt: skip
         self._filesystem = filesystem
         self._folder = folder
         self._prefix = f"part-{rank:05}-{uuid.uuid4().hex[:8]}"
         self._kind = WRITERS[format]
         self._rows_per_file = rows_per_file
+        self._file_size = file_size or sys.maxsize
         self._keys = partition_by
         self._schema: Any = None
         self._open: OrderedDict[str, _Part] = OrderedDict()
@@ -154,9 +156,9 @@ class FileWriter:
             at += taken.num_rows
             with self._storing(part.path):
                 part.add(taken, self._schema)
-                if part.gathered_rows >= GATHER_ROWS:
+                if part.gathered_rows >= GATHER_ROWS or part.gathered_bytes >= self._file_size:
                     part.flush()
-            if part.rows >= self._rows_per_file:
+            if part.rows >= self._rows_per_file or part.stream.tell() >= self._file_size:
                 self._close(folder)
                 self._is_full = True
         while sum(part.gathered_bytes for part in self._open.values()) > GATHER_BYTES:
