@@ -529,7 +529,7 @@ def test_a_full_disk_leaves_the_store_whole(tmp_path: Path) -> None:
     # A disk of 400 kB, seen by this command alone and gone with it.
     mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=400k none "$1" && shift && exec "$@"', "sh", str(disk)]
     if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no file system may be mounted here")
+        pytest.skip("no file system may be mounted here: run as root, or allow user namespaces (unshare -rm true)")
     command = [*mounted, sys.executable, "-c", ON_A_FULL_DISK, str(disk), str(elsewhere)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

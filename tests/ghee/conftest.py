@@ -186,3 +186,9 @@ def _nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pyte
 def running() -> Callable[[], dict[int, str]]:
     """The processes that the test has started and that still run."""
     return started_processes
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the runs of this test are the only ones there."""
+    monkeypatch.setenv("GHEE_HOME", str(tmp_path / "ghee"))

@@ -27,10 +27,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ROWS, BATCH = 400, 10
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the runs of this test are the only ones there."""
-    monkeypatch.setenv("GHEE_HOME", str(tmp_path / "ghee"))
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 @pytest.fixture

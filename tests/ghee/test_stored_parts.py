@@ -28,10 +28,7 @@ ROWS, BATCH, PER_FILE = 400, 10, 40
 EVERYTHING = Counter(dict.fromkeys(range(ROWS), 2))
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the runs of this test are the only ones there."""
-    monkeypatch.setenv("GHEE_HOME", str(tmp_path / "ghee"))
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 @pytest.fixture
@@ -182,7 +179,7 @@ class Fragile:
             deadline = time.monotonic() + 30
             while not any(b'"stored"' in path.read_bytes() for path in (home() / "runs").glob("*/journal")):
                 assert time.monotonic() < deadline, "nothing is ever stored"
-                time.sleep(0.01)
+                time.sleep(0.01)  # another process writes the journal, and tells nobody
             raise ValueError("no good number")
         return Note(self.mended.parent)(batch)
 

@@ -583,7 +583,7 @@ def test_a_reader_sees_no_half_of_a_publish(tmp_path: Path, monkeypatch: Any) ->
 
 def test_a_disk_that_is_full_is_said_and_nothing_becomes_visible(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
-        pytest.skip("needs /dev/full")
+        pytest.skip("needs /dev/full: run on Linux with /dev mounted")
     sink = open_sink(tmp_path / "out")
     sink.prepare()
     writer: Any = sink.writer(0)

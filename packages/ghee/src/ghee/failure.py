@@ -59,7 +59,7 @@ def restore(failure: Failure) -> BaseException:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except Exception:  # the user's own class: what it raises must not hide the error that is told
         return f"(its __str__ failed) {error.args!r}"
 
 
@@ -101,7 +101,7 @@ def _rebuild(kind: type[Exception], args: tuple[object, ...], attributes: dict[s
 def _portable(value: object) -> object:
     try:
         pickle.loads(cloudpickle.dumps(value))
-    except Exception:
+    except Exception:  # pickling may raise anything; its text is what can be told
         return repr(value)
     return value
 

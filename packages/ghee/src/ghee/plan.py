@@ -243,7 +243,7 @@ def find_unpicklable(value: Any, path: str = "", depth: int = 0) -> str | None:
     for name, inner in _parts(value):
         try:
             cloudpickle.dumps(inner)
-        except Exception:
+        except Exception:  # pickling runs the user's code, which may raise anything
             deeper = find_unpicklable(inner, f"{path}{name}.", depth + 1) if depth < 4 else None
             kind = type(inner)
             return deeper or f"`{path}{name}` is a {kind.__module__}.{kind.__qualname__}, which cannot be pickled"

@@ -39,8 +39,8 @@ EARLY_BYTES = 4 << 20
 """A batch of so many bytes is announced before it is copied: the driver's answer comes while the copy is under way."""
 
 GATHER_SECONDS = 0.0005
-"""The transfer thread works at most once in so long: what has come meanwhile is taken and told together, which costs less
-than each by itself (benchmarks/README.md)."""
+"""The transfer thread works at most once in so long: what has come meanwhile is taken and told together: fewer times
+awake, and fewer messages."""
 
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""

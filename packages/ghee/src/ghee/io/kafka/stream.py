@@ -153,7 +153,7 @@ class Stream:
                 if self._consumer is not None:
                     self._consumer.poll(POLL_SECONDS)
                 else:
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(POLL_SECONDS)  # without a group nothing is polled: the topic's end is looked at now and then
                 self._check_told()
                 self._commit()
                 if time.monotonic() - self._looked > LOOK_SECONDS:
