@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cumin.content import RowSum
-from cumin.units import Layout, Target, UnitWriter
+from cumin.layout import Layout, Target
+from cumin.units import UnitWriter
 
 GROUP = Layout().rows_per_group
 

@@ -11,7 +11,8 @@ The files stay below `build/benchmarks/lakes/` between the two, so that the seco
 * HF: `datasets.load_dataset_builder("parquet", data_files=…)`, which resolves the pattern and every file's state and is
   the part of `load_dataset` that finds the cache; without the import of `datasets`.
 
-Medians of five passes; of the peers three, or `--peer-passes` (with one, HF is not warmed up by a call before it).
+cumin and the floors run by turns; medians of five passes, of a hundred over 1,000 files. Of the peers three, or
+`--peer-passes` (with one, HF is not warmed up by a call before it).
 """
 
 import argparse
@@ -84,13 +85,19 @@ def dvc(root: Path, *words: str) -> None:
     run(root, str(harness.environment("dvc").with_name("dvc")), *words)
 
 
-def median(call: Callable[[], Any], passes: int = 5) -> float:
-    times = []
+def median(call: Callable[[], Any], passes: int) -> float:
+    return medians([call], passes)[0]
+
+
+def medians(calls: list[Callable[[], Any]], passes: int) -> list[float]:
+    """The median time of each of the calls, which take turns."""
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(passes):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+        for call, taken in zip(calls, times, strict=True):
+            started = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - started)
+    return list(map(statistics.median, times))
 
 
 def scan(root: Path) -> None:
@@ -132,9 +139,15 @@ def peers(root: Path, passes: int) -> dict[str, float]:
 def row(root: Path, files: int, *, peer_passes: int) -> str:
     source = cumin.hive(root / "t", partition={"p": "int"})
     decide(root, source)
-    whole = median(lambda: decide(root, source))
-    listing = median(lambda: (opened := source.open()).parts(list(opened.partitions)))
-    floor, by_folder = median(lambda: scan(root)), median(lambda: stat_by_folder(root))
+    whole, listing, floor, by_folder = medians(
+        [
+            lambda: decide(root, source),
+            lambda: (opened := source.open()).parts(list(opened.partitions)),
+            lambda: scan(root),
+            lambda: stat_by_folder(root),
+        ],
+        max(5, 100_000 // files),
+    )
     process = median(lambda: command(root), 3)
     beside = peers(root, peer_passes) if peer_passes else {}
     shown = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in beside.items())

@@ -59,11 +59,16 @@ class Measured:
     result: dict[str, Any] = field(default_factory=dict)  # what the adapter printed
 
 
-def measure(name: str, script: str, *arguments: object, memory: bool = False, timeout_s: float = 900) -> Measured:
-    """Runs `systems/<script>.py` in the environment `name`; raises BenchmarkError if it prints no result."""
+def measure(name: str, script: str, *arguments: object, memory: bool = False, timeout_s: float = 900,
+            examples: bool = True) -> Measured:  # fmt: skip
+    """Runs `systems/<script>.py` in the environment `name`; raises BenchmarkError if it prints no result.
+
+    `examples`: it can import the MovieLens example, one of whose files is called as a package of Dask is.
+    """
     command = [environment(name), HERE / "systems" / f"{script}.py", *arguments]
     # Processes that a system orphans become children of this one, so that their CPU time counts and none stays.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    others = _descendants(os.getpid())  # servers of the benchmark
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryDirectory() as scratch:
         start = time.monotonic()
         process = subprocess.Popen(
@@ -71,7 +76,7 @@ def measure(name: str, script: str, *arguments: object, memory: bool = False, ti
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=subprocess.STDOUT,
-            env=_variables(start, scratch),
+            env=_variables(start, scratch, examples),
         )
         watch = _MemoryWatch(process.pid) if memory else None
         timer = threading.Timer(timeout_s, process.kill)
@@ -80,7 +85,7 @@ def measure(name: str, script: str, *arguments: object, memory: bool = False, ti
         wall = time.monotonic() - start
         timer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
-        orphans_cpu, left_behind = _reap_orphans()
+        orphans_cpu, left_behind = _reap_orphans(others)
         printed.seek(0)
         text = printed.read().decode(errors="replace")
     results = [line.removeprefix("RESULT ") for line in text.splitlines() if line.startswith("RESULT ")]
@@ -90,16 +95,16 @@ def measure(name: str, script: str, *arguments: object, memory: bool = False, ti
     return Measured(wall, cpu, left_behind, watch.stop() if watch else None, json.loads(results[-1]))
 
 
-def _variables(start: float, scratch: str) -> dict[str, str]:
+def _variables(start: float, scratch: str, examples: bool) -> dict[str, str]:
     """This process's environment, but one thread per process for every library, bytecode kept, our folders first."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    path = os.pathsep.join(map(str, (HERE, ROOT / "examples" / "movielens")))
+    path = os.pathsep.join(map(str, (HERE, ROOT / "examples" / "movielens")[: 1 + examples]))
     return {**inherited, **threads, "PYTHONPATH": path, "BENCHMARK_STARTED": repr(start), "TMPDIR": scratch}
 
 
-def _reap_orphans() -> tuple[float, int]:
-    """CPU seconds of the orphans that came to this process, and how many had to be killed."""
+def _reap_orphans(others: set[int]) -> tuple[float, int]:
+    """CPU seconds of the orphans that came to this process, and how many had to be killed; the `others` stay."""
     cpu, deadline, killed = 0.0, time.monotonic() + GRACE_S, set[int]()
     while True:
         try:
@@ -108,8 +113,10 @@ def _reap_orphans() -> tuple[float, int]:
             return cpu, len(killed)
         if pid:
             cpu += usage.ru_utime + usage.ru_stime
+        elif not (alive := _descendants(os.getpid()) - others):
+            return cpu, len(killed)
         elif time.monotonic() > deadline:
-            killed |= (alive := _descendants(os.getpid()))
+            killed |= alive
             for each in alive:
                 os.kill(each, signal.SIGKILL)
             time.sleep(0.1)

@@ -2,11 +2,10 @@
 
 The same job on Dask is `benchmarks/dask_movielens.py`; `benchmarks/lines_of_code.py` counts the lines of both.
 
-    python pipeline.py FOLDER TARGET
+    python pipeline.py FOLDER TARGET     each a path or a URL, hdfs://… or s3://…
 """
 
 import sys
-from pathlib import Path
 
 import torch
 from features import preprocess
@@ -26,7 +25,7 @@ def train(batches):
 
 
 def training_pipeline(folder):
-    ratings = ghee.read(folder / "train", batch_size=BATCH, epochs=EPOCHS, shuffle=SEED)
+    ratings = ghee.read(f"{folder}/train", batch_size=BATCH, epochs=EPOCHS, shuffle=SEED)
     return ratings.map(preprocess, replicas=2).loop(train)
 
 
@@ -35,7 +34,7 @@ def prediction_pipeline(folder, model, target):
         ids = {name: batch[name] for name in ("user_id", "item_id", "rating")}
         return {**ids, "prediction": predict(model, batch).numpy()}
 
-    return ghee.read(folder / "test").map(preprocess).map(add_prediction).write(target, mode="overwrite")
+    return ghee.read(f"{folder}/test").map(preprocess).map(add_prediction).write(target, mode="overwrite")
 
 
 def run(folder, target):
@@ -44,4 +43,4 @@ def run(folder, target):
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2])
+    run(sys.argv[1], sys.argv[2])

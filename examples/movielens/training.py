@@ -76,6 +76,15 @@ class Training:
         self._optimizer.step()
         return float(error.item())
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`, with the learning rate of a beginning."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
     def end_epoch(self) -> None:
         """The next epoch's learning rate."""
         self._schedule.step()

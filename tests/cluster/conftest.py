@@ -91,12 +91,16 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def place() -> Iterator[Place]:
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     from servers.kube import missing_tools
 
     if missing := missing_tools():
         text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)
         pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+    if any("movielens" in item.nodeid for item in request.session.items):
+        import data
+
+        data.prepare()  # now: in the cluster's network there is no way out
     with open_place() as opened:
         yield opened
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_pods import agent_pid
 
 import ghee
 import swimmy
 from ghee.errors import CancelledError
+from swimmy.manifests import RUN_LABEL
+from swimmy.protocol import PORT
 
 
 def batches(count: int) -> list[dict[str, Any]]:
@@ -47,6 +51,7 @@ def test_a_list_through_two_map_pods_into_a_loop_of_two_pods(place: Any) -> None
 
     pipeline = ghee.read(batches(40)).map(where, replicas=2, cpus="50m").loop(train, replicas=2, cpus="50m")
     run = ghee.run(pipeline, on=place.on())
+    assert run._handle.requests["create Job"] == 3  # by this process: the stages' Pods start while the driver's does
     first, second = run.results["train"]
     assert (first[:2], second[:2]) == ((0, 2), (1, 2))
     assert len(first[2]) == len(second[2]) == 200
@@ -55,11 +60,26 @@ def test_a_list_through_two_map_pods_into_a_loop_of_two_pods(place: Any) -> None
     assert run.report.balanced
     assert run.report.rows_read == 400
     assert "rank 1 has seen 200 rows" in run.logs("train")["train-1"]
-    # one Job, Secret, list and watch for each of driver, two maps and loop; a port-forward is tried until the agent listens
-    asked = {name: count for name, count in run.requests.items() if name != "forward port"}
-    assert sum(asked.values()) < 30, asked
     assert set(run.starts) == {"where 0", "where 1", "train 0"}
     assert all(set(parts) == {"scheduling", "agent", "MPI", "import"} for parts in run.starts.values())
+
+
+def test_requests_do_not_grow_with_the_map_pods(place: Any) -> None:
+    """One Job, Secret, list and watch for each of driver, map and loop, however many Pods the map has."""
+
+    def train(stream: Any) -> int:
+        return sum(len(batch["id"]) for batch in stream)
+
+    pipeline = ghee.read(batches(40)).map(passed, replicas=6, cpus="20m").loop(train, cpus="20m")
+    run = ghee.run(pipeline, on=place.on())
+    assert run.result == 400
+    assert len(run.report.stage("passed").by_rank) == 6
+    # A port-forward to the driver is tried until its agent listens; events are read where Pods start slowly.
+    asked = {name: count for name, count in run.requests.items() if name not in ("forward port", "list Events")}
+    assert {name: asked[name] for name in ("create Job", "create Secret", "list Pods", "watch Pods")} == {
+        "create Job": 3, "create Secret": 3, "list Pods": 3, "watch Pods": 3
+    }  # fmt: skip
+    assert sum(asked.values()) < 30, asked
 
 
 def test_while_a_pod_fits_on_no_machine_the_run_says_so(place: Any) -> None:
@@ -73,13 +93,20 @@ def test_while_a_pod_fits_on_no_machine_the_run_says_so(place: Any) -> None:
 
     def train(stream: Any) -> None: ...
 
-    settings = place.on()
-    pods = {name: value for name, value in settings.pods.items() if name != "cpus"}
-    on = dataclasses.replace(settings, pods=pods, driver={"cpus": "50m"})
-    pipeline = ghee.read(batches(2)).map(passed, cpus="50m").loop(train, cpus=1000)
-    run = ghee.run(pipeline, on=on, wait=False)
+    pipeline = ghee.read(batches(2)).map(passed).loop(train, cpus=1000)
+    run = ghee.run(pipeline, on=place.on(), wait=False)
     run._line = watch
     assert seen.wait(120), lines
+    run.cancel()
+
+
+def test_where_a_queue_lets_jobs_in_the_stages_come_after_the_driver(place: Any) -> None:
+    """Otherwise it might let in the stages and not the driver, for which they would wait."""
+    pipeline = ghee.read(batches(2)).map(passed).write([])
+    run = ghee.run(pipeline, on=place.on(queue="team"), wait=False)
+    while "has not let run" not in (run.waiting or ""):
+        assert not run.wait(0.2)
+    assert run._handle.requests["create Job"] == 1
     run.cancel()
 
 
@@ -238,3 +265,68 @@ def test_a_detached_run_is_listed_followed_and_cancelled(place: Any, tmp_path: P
     assert "no run" in command("cancel", run)  # its result was fetched, and with that it is gone
     again = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True, timeout=180)
     assert "is cancelled" in command("cancel", again.stdout.split()[-1])
+
+
+def test_a_map_stage_grows_by_pods_while_the_trainer_waits(place: Any) -> None:
+    """The first Pod is slow, so that the trainer waits for as long as it takes until another is there, which is not."""
+
+    def prepare(batch: dict[str, Any]) -> dict[str, Any]:
+        import time
+
+        if ghee.rank() == 0:
+            time.sleep(0.3)
+        return batch
+
+    def train(stream: Any) -> list[int]:
+        return [int(i) for batch in stream for i in batch["id"]]
+
+    pipeline = ghee.read(batches(600)).map(prepare, replicas=ghee.auto(1, 3), cpus="20m").loop(train, cpus="20m")
+    run = ghee.run(pipeline, on=place.on())
+    assert Counter(run.result) == Counter(range(6000))
+    assert run.report.balanced
+    assert any(" 1 -> " in change for change in run.report.changes), run.report.changes
+    assert sum(rank.batches > 0 for rank in run.report.stage("prepare").by_rank) > 1  # what came later had work
+
+
+def test_a_pod_listens_for_its_agent_and_for_inboxes_at_its_own_address(place: Any) -> None:
+    """Seen from outside, in the Pods of driver, map and loop: nothing at another address, and no further port."""
+
+    def train(stream: Any) -> None:
+        for _ in stream:
+            print("look now", flush=True)
+            signal.pause()
+
+    seen = threading.Event()
+    on = dataclasses.replace(place.on(), mpi="none")  # MPI opens ports of its own
+    run = ghee.run(ghee.read(batches(10)).map(passed).loop(train), on=on, wait=False)
+    run._line = lambda line: seen.set() if "look now" in line else None
+    try:
+        assert seen.wait(120)
+        pods = place.pods(run.id)
+        assert len(pods) == 3
+        for pod in pods:
+            own = pod["status"]["podIP"]
+            found = Counter(listeners(place.kube, pod["metadata"]))
+            assert found[own, PORT] == found["127.0.0.1", PORT] == 1, found
+            inboxes = found - Counter([(own, PORT), ("127.0.0.1", PORT)])
+            assert {address for address, _ in inboxes} == {own}, found
+            # The driver has one, and one for the reading rank that is a thread of it.
+            assert len(inboxes) == (2 if pod["metadata"]["name"].startswith(f"{run.id}-0") else 1), found
+    finally:
+        run.cancel()
+
+
+def listeners(kube: Any, metadata: dict[str, Any]) -> list[tuple[str, int]]:
+    """The addresses and ports at which something listens in a Pod."""
+    index = metadata["annotations"]["batch.kubernetes.io/job-completion-index"]
+    pid = agent_pid(kube, metadata["labels"][RUN_LABEL], index)
+    lines = [line.split() for line in kube.run_inside("cat", f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6").splitlines()]
+    ends = [line[1].split(":") for line in lines if line[3] == "0A"]
+    return [(_address(address), int(port, 16)) for address, port in ends]
+
+
+def _address(words: str) -> str:
+    """An address as the kernel writes it: words of four bytes, each from its end."""
+    packed = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
+    address = ipaddress.ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)

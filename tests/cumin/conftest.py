@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("cumin", deadline=None)  # how fast a busy machine is decides no test
+# How fast a busy machine is decides no test.
+settings.register_profile("cumin", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cumin")
 
 FIRST_DAY = date(2026, 1, 1)

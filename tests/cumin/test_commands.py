@@ -235,6 +235,12 @@ def test_verify_finds_each_of_a_hundred_bit_flips(shell: Shell, file: Path) -> N
     assert "whole" in shell("verify", "--bytes")
 
 
+@pytest.mark.parametrize("wrong", [{"grace_days": -1.0}, {"keep": 0}, {"keep": -2}])
+def test_gc_refuses_numbers_that_make_no_sense(wrong: dict[str, Any], shell: Shell) -> None:
+    with pytest.raises(cumin.ConfigError, match="allowed: days of 0 or more, and to keep 1 or more"):
+        collect(Store(shell.store), dry_run=True, **wrong)
+
+
 def test_pins_and_names_keep_builds_from_gc(shell: Shell, file: Path) -> None:
     for day in (4, 5, 6):
         shell("build", file, "-p", f"since=2026-01-0{day}")
@@ -256,6 +262,9 @@ def test_pins_and_names_keep_builds_from_gc(shell: Shell, file: Path) -> None:
     assert verify(store, None, level="bytes") == []
     shell("unpin", "clicks@prod")
     assert "is not pinned" in shell("unpin", "clicks@prod", code=6)
+    shell("pin", "clicks")
+    shell("unpin", "clicks")  # by what it was pinned by
+    assert "Pins: none" in shell("unpin", "clicks", code=6)
     # A hit takes the tombstone away.
     collect(store, dry_run=False, keep=1, clock=now + 9 * 86_400)
     shell("build", file, "-p", "since=2026-01-04")

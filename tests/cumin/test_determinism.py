@@ -11,7 +11,8 @@ import pytest
 import cumin
 from cumin import Determinism, DeterminismError
 from cumin.api import make_recipe
-from cumin.engines.duckdb_engine import DuckDB, _shared_session
+from cumin.engines.duckdb_engine import DuckDB
+from cumin.engines.duckdb_session import _connection, _shared_session
 from cumin.errors import QueryError
 from cumin.planning import make_plan
 from cumin.rebuild import check_twice
@@ -174,7 +175,7 @@ def test_python_variables_and_files_are_out_of_reach(table: Path, tmp_path: Path
 
 def test_the_engine_draws_no_bar_into_what_we_print() -> None:
     """DuckDB draws one on stdout when a query has taken two seconds."""
-    with DuckDB()._connection({}) as connection, _shared_session("UTC") as shared:
+    with _connection(DuckDB(), {}) as connection, _shared_session("UTC") as shared:
         for each in (connection, shared):
             assert each.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import hop
@@ -35,6 +36,17 @@ def test_the_job_sees_every_row_once_and_does_the_work_it_is_told(movielens: Pat
     assert not np.array_equal(once, twice)
     trained = job.Trainer().train(job.prepare(batch, 1) for batch in batches)
     assert {key: trained[key] for key in wanted} == wanted
+
+
+def test_no_module_of_ours_stands_before_a_package_of_a_peer() -> None:
+    """The benchmarks import the examples' modules by name: one called `distributed` would take the place of Dask's."""
+    root = Path(job.__file__).parent
+    folders = [root, root / "systems", root.parent / "examples/movielens"]
+    ours = {path.stem for folder in folders for path in folder.glob("*.py")}
+    words = [line for path in (root / "requirements").glob("*.txt") for line in path.read_text().splitlines()]
+    theirs = {re.split(r"[^a-z0-9_-]", word.lower())[0].replace("-", "_") for word in words if word[:1].isalpha()}
+    assert {"dask", "distributed", "ray"} <= theirs
+    assert not ours & theirs
 
 
 def test_imports_docstrings_and_comments_are_no_lines_of_code() -> None:

@@ -123,6 +123,20 @@ def test_ctrl_c_is_one_line_and_ends_every_process(folder):
     assert gone, "the rank outlived the command"
 
 
+def test_cancel_ends_a_run_of_another_process(folder, capsys):
+    with ghee_process("run", "my-pipelines.py:stuck", "--no-progress") as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if "waiting" in line)
+        (run,) = (folder / "ghee" / "runs").iterdir()
+        assert run_command(["cancel", run.name]) == 0
+        assert capsys.readouterr().out == f"run {run.name} is cancelled\n"
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "CancelledError: the run was cancelled (ghee cancel)" in err
+    assert run_command(["cancel", run.name]) == 2
+    assert f"run {run.name} is not running" in capsys.readouterr().err
+
+
 def test_help_names_the_commands():
     with ghee_process("--help") as process:
         out, _ = process.communicate(timeout=60)
@@ -143,7 +157,7 @@ def test_explain_shows_the_tree_and_runs_nothing(folder, capsys):
     assert code == 0
     assert capsys.readouterr().out == (
         "read a list  (batch_size=4096, limit=10, epochs=1)\n"
-        "└─ loop wait  (replicas=1, cpus=1, memory=2Gi, credit=64Mi, tail=drop)\n"
+        "└─ loop wait  (replicas=1, cpus=1, memory=2Gi, credit=96Mi, tail=drop)\n"
     )
     assert not (folder / "ghee").exists()
 
@@ -152,8 +166,8 @@ def test_a_stage_whose_name_holds_signs(folder):
     settings = ["name=lr=0.1", "needed=2", "lr=0.1.tail=pad", "lr=0.1.replicas=3", "double.cpus=500m"]
     assert str(find_pipeline("my-pipelines.py:make", settings)) == (
         "read a list  (batch_size=4096, epochs=1)\n"
-        "└─ map double  (replicas=1, cpus=0.5, credit=64Mi)\n"
-        "   └─ loop lr=0.1  (replicas=3, cpus=1, credit=64Mi, tail=pad)"
+        "└─ map double  (replicas=1, cpus=0.5, credit=96Mi)\n"
+        "   └─ loop lr=0.1  (replicas=3, cpus=1, credit=96Mi, tail=pad)"
     )
 
 

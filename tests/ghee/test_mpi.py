@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
+import threading
 from pathlib import Path
 
 import cloudpickle
@@ -83,3 +85,26 @@ def test_mpi_of_a_local_run_listens_nowhere():
 
     handle = ghee.run(ghee.read([1, 2, 3, 4]).loop(talk, replicas=2), progress=False)
     assert handle.results["talk"] == [(4, set()), (4, set())]
+
+
+def test_what_a_world_that_is_killed_in_mpi_init_has_in_shared_memory_goes(tmp_path: Path):
+    """A rank that maps a file of MPICH's name and does not answer stands for one that is killed within MPI_Init."""
+    name, there = Path(f"/dev/shm/mpich_shm_{os.getpid():x}_0"), tmp_path / "there"
+
+    def hang(batches):
+        with name.open("w+b") as file:
+            file.truncate(mmap.PAGESIZE)
+            memory = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        there.touch()
+        threading.Event().wait()
+        memory.close()
+
+    def fail(number):
+        while not there.exists():
+            os.sched_yield()
+        raise ValueError("this run fails")
+
+    with pytest.raises(ValueError, match="this run fails"):
+        ghee.run(ghee.read([1]).map(fail).loop(hang), progress=False)
+    assert there.exists()
+    assert not name.exists()

@@ -22,7 +22,7 @@ import ghee
 import ghee.trace
 from ghee.errors import PipelineError
 from ghee.metrics import render
-from ghee.report import RankReport, Report, StageReport
+from ghee.report import RECENT_SECONDS, RankReport, Recent, Report, StageReport
 
 BATCHES = 24
 
@@ -242,3 +242,26 @@ def test_whatever_a_stage_is_called_prometheus_reads_it(run, name, seconds, rows
     assert seen["ghee_stage_rows_total"].labels == {"run": run, "stage": name, "kind": "loop"}
     assert seen["ghee_stage_rows_total"].value == float(rows)
     assert seen["ghee_run_seconds"].value == seconds
+
+
+# ── rows per second of late ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.lists(st.tuples(st.floats(0.4, 3), st.integers(0, 100)), min_size=40, max_size=60))
+def test_rows_of_late_are_those_of_the_last_seconds(steps):
+    """What was slow or fast before does not count, but for the step in which the time begins."""
+    recent, now, count = Recent(), 0.0, 0
+    recent.add(now, count)
+    for seconds, rows in steps:
+        now, count = now + seconds, count + rows
+        recent.add(now, count)
+    times = [0.0]
+    for seconds, _ in steps:
+        times.append(times[-1] + seconds)
+    first = max(number for number, time in enumerate(times) if time <= times[-1] - RECENT_SECONDS)
+    rows = sum(rows for _, rows in steps[first:])
+    assert recent.rate == pytest.approx(rows / (times[-1] - times[first]))
+
+
+def test_rows_of_late_before_there_are_any():
+    assert Recent().rate == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import ghee
+from ghee.launch.local import COPY_PAST_CACHE, make_folder, rank_environment, remove_left
 
 LIMIT = 60.0
 """Seconds for a script to get to the next thing that is waited for."""
@@ -129,8 +131,13 @@ def test_a_kill_of_everything_at_once_leaves_no_shared_memory(
         os.kill(pid, signal.SIGKILL)
     user.end()
     assert {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("mpich")} == set()
-    for name in os.listdir(tempfile.gettempdir()):  # a folder of files is all that is left, of no process's memory
-        shutil.rmtree(Path(tempfile.gettempdir(), name))
+    assert os.listdir(tempfile.gettempdir()), "a folder of files is all that is left"
+    folder, lock = make_folder()  # of a driver that lives
+    remove_left()  # as every run does at first
+    assert os.listdir(tempfile.gettempdir()) == [Path(folder).name]
+    os.close(lock)
+    remove_left()
+    assert os.listdir(tempfile.gettempdir()) == []
 
 
 def test_functions_come_from_everywhere(script: Callable[..., Script], tmp_path: Path) -> None:
@@ -259,3 +266,20 @@ def test_a_rank_that_the_kernel_kills_for_want_of_memory(script: Callable[..., S
     last = err[err.rindex("RankKilledError") :]
     assert "rank 0 of stage 'work'" in last
     assert "was killed by SIGKILL by the kernel, which was out of memory" in last
+
+
+def test_the_users_own_choices_of_glibc_and_mpi_go_before_ours():
+    ours = f"{COPY_PAST_CACHE}=0x100000"
+    assert rank_environment({})["GLIBC_TUNABLES"] == ours
+    assert rank_environment({"GLIBC_TUNABLES": "glibc.malloc.check=3"})["GLIBC_TUNABLES"] == f"glibc.malloc.check=3:{ours}"
+    chosen = f"glibc.malloc.check=3:{COPY_PAST_CACHE}=0x4000000"
+    assert rank_environment({"GLIBC_TUNABLES": chosen})["GLIBC_TUNABLES"] == chosen
+    assert rank_environment({"UCX_TLS": "tcp"})["UCX_TLS"] == "tcp"
+
+
+def test_ranks_copy_what_is_large_past_the_cache(tmp_path, monkeypatch):
+    """Told at their start: glibc reads it then, once."""
+    monkeypatch.setenv("GHEE_HOME", str(tmp_path))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    started = ghee.run(ghee.read([0]).map(lambda _: [os.environ["GLIBC_TUNABLES"]]).loop(list), progress=False).result
+    assert list(started[0]) == [f"{COPY_PAST_CACHE}=0x100000"]

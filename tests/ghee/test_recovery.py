@@ -132,6 +132,43 @@ def test_a_world_of_two_ranks_dies_and_comes_back_whole(rows: str, tmp_path: Pat
     assert Counter(i for rank in run.results["collect"] for epoch in rank for i in epoch) == Counter(range(ROWS))
 
 
+class FragileWorld(Fragile):
+    """Is killed with all that its world is: the other ranks, their proxy, and mpiexec, in the order asked for."""
+
+    def __init__(self, marks: str, point: str, first: str) -> None:
+        self.first = first
+        super().__init__(marks, point)
+
+    def die_at(self, point: str) -> None:
+        """Kill everything but this rank, which goes last."""
+        if point != self.point or any(self.marks.iterdir()):
+            return
+        proxy = os.getppid()
+        mpiexec = int(Path(f"/proc/{proxy}/stat").read_text().rpartition(")")[2].split()[1])
+        ranks = {int(each) for each in Path(f"/proc/{proxy}/task/{proxy}/children").read_text().split()} - {os.getpid()}
+        assert ranks, "a world of more than one rank"
+        (self.marks / "0").touch()
+        launchers = [mpiexec, proxy]
+        for process in [*ranks, *launchers] if self.first == "ranks" else [*launchers, *ranks]:
+            os.kill(process, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("first", ["ranks", "mpiexec"])
+def test_a_whole_replica_with_its_launcher_is_killed_and_comes_back(rows: str, tmp_path: Path, first: str) -> None:
+    """The other replica goes on; what was lost with this one is made again, once."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    fragile = functools.partial(FragileWorld, str(marks), "third call", first)
+    prepared = ghee.read(rows, batch_size=500, epochs=EPOCHS).map(batch_dict)
+    run = ghee.run(prepared.map(fragile, name="fragile", replicas=2, ranks=2).map(passed).loop(collect))
+    assert len(list(marks.iterdir())) == 1, "nothing was killed"
+    for epoch in run.result:
+        assert Counter(epoch) == Counter(range(ROWS))
+    assert run.report.balanced
+    assert len(run.report.restarts) == 1
+
+
 def test_the_bound_on_retries_fails_the_run_with_the_cause(rows: str, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ghee_models as gm
+from ghee_models import prediction
 from ghee_models.cli import import_plugin, main
 from ghee_models.errors import ConfigError, DataError, TrainingError
 
@@ -47,9 +48,32 @@ def test_a_click_model_from_data_to_predictions(clicks: Path, tmp_path: Path) ->
     assert done.rows == 600
     found = read(tmp_path / "out")
     assert len(found) == 600
-    assert set(found[0]) == {"user", "item", "amount", "probability"}
+    assert set(found[0]) == {"user", "item", "amount", "probability", "values_cut"}
     measured = gm.evaluate(str(tmp_path / "fm"), str(clicks), on="inline")
     assert 0.5 < measured["auc"] <= 1
+
+
+def test_values_of_lists_longer_than_any_of_training_are_counted(clicks: Path, tmp_path: Path) -> None:
+    gm.train("logreg", str(clicks), settings=CLICKS, save_to=tmp_path / "m", on="inline")
+    rows = pq.read_table(clicks).slice(0, 3)
+    tags = pa.array([["t1"] * 7, None, ["t1"]], pa.list_(pa.string()))  # three at most in training
+    longer = rows.set_column(rows.schema.get_field_index("tags"), "tags", pa.array(tags.fill_null([])))
+    pq.write_table(longer, tmp_path / "longer.parquet")
+    (batch,) = gm.predict(str(tmp_path / "m"), str(tmp_path / "longer.parquet"), on="inline")
+    assert batch.column("values_cut").to_pylist() == [4, 0, 0]
+
+
+def test_predictions_are_made_while_they_are_taken(clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gm.train("logreg", str(clicks), settings=CLICKS, save_to=tmp_path / "m", on="inline")
+    made: list[int] = []
+    call = prediction.Predict.__call__
+    monkeypatch.setattr(prediction.Predict, "__call__", lambda self, given: made.append(1) or call(self, given))
+    batches = gm.predict(str(tmp_path / "m"), str(clicks), batch_size=2, on="inline")
+    assert not made  # nobody has asked yet
+    assert next(batches).num_rows == 2
+    batches.close()  # and its threads end: the fixture looks
+    assert 0 < len(made) < 150, "most of the 300 batches are never made"
+    assert sum(batch.num_rows for batch in gm.predict(str(tmp_path / "m"), str(clicks), batch_size=2, on="inline")) == 600
 
 
 @pytest.mark.slow
@@ -171,6 +195,20 @@ def test_the_commands_from_training_to_predictions(events: Path, tmp_path: Path,
     assert {len(row["items"]) for row in read("recs")} == {3}
     assert main(["check", *data, "model=ease", "--kept", "m"]) == 0
     capsys.readouterr()
+    assert main(["describe", "--kept", "m", "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert (kept["id"], kept["schema"]["user"]) == ("ease", "user, int64")
+    assert kept["settings"]["model"]["l2"] == 250
+    assert kept["metrics"] == result["metrics"]
+    assert main(["describe", "--kept", "m"]) == 0
+    assert main(["describe", "ease", "--kept", "m"]) == 2
+    capsys.readouterr()
+    for length in (["--k", "0"], ["--k", "-3"]):
+        assert main([*predict, "--overwrite", *length]) == 2
+        assert main(["evaluate", "--kept", "m", "--data", str(events), "--on", "inline", *length]) == 2
+        assert "it must be" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="output is 'itmes'; allowed: items, vectors"):
+        gm.PredictOptions(output="itmes")
     assert main(predict) == 1  # it is there already
     assert "recs" in capsys.readouterr().err
     assert main(["predict", "--kept", "nowhere", "--data", str(events), "--out", "x", "--json"]) == 2

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mlflow import MlflowClient
 
 import ghee
 import ghee.torch
+from ghee.run import home
 from ghee_models import artifact, registry
 from ghee_models import settings as st
 from ghee_models.card import DataFormat
@@ -152,5 +154,81 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
     assert marker.exists()
     assert [row["loss"] for row in result.history] == [row["loss"] for row in whole.history]
     again = artifact.load(tmp_path / "killed-once").weights()
+    for name, expected in artifact.load(tmp_path / "whole").weights().items():
+        assert torch.equal(again[name], expected), name
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning", "ignore:.*type hint:UserWarning"
+)  # MLflow warns of its own code
+def test_two_ranks_write_one_run_and_register_one_version_as_good_as_that_of_one(tmp_path: Path) -> None:
+    described, rows = sample(DataFormat.SPARSE_ROWS)
+    pq.write_table(pa.Table.from_batches([rows]), tmp_path / "rows.parquet", row_group_size=128)
+    described.path = str(tmp_path / "rows.parquet")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def train(ranks: int, on: str, **tracked: Any) -> Any:
+        settings = st.Settings(
+            data=described,
+            trainer=st.TrainerConfig(epochs=3, batch_size=128 // ranks, ranks=ranks, shuffle=False, device="cpu"),
+            tracking=st.TrackingConfig(**tracked),
+        )
+        save_to = None if tracked.get("uri") else tmp_path / "one"
+        return train_configured("fm", registry.card("fm").config(lr=0.05), settings, save_to=save_to, on=on)
+
+    one = train(1, "inline", enabled=False)
+    two = train(2, "local", uri=store, register_as="clicks", system_metrics=False)
+    assert [row["loss"] for row in two.history] == pytest.approx([row["loss"] for row in one.history], abs=1e-4)
+    assert two.metrics == pytest.approx(one.metrics, abs=1e-4)
+    client = MlflowClient(store)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    assert (run.info.run_id, run.info.status) == (two.run_id, "FINISHED")
+    assert len(client.get_metric_history(two.run_id, "loss")) == 3, "rank 0 alone writes"
+    assert [version.version for version in client.search_model_versions("name = 'clicks'")] == [1]
+
+
+def failing(cls: type[Any], marker: Path) -> type[Any]:
+    class Failing(cls):  # type: ignore[misc]
+        """Fails in its second epoch, once."""
+
+        seen = 0
+
+        def prepare(self, batch: dict[str, torch.Tensor], run: TrainingRun) -> dict[str, torch.Tensor]:
+            self.seen += 1
+            if self.seen == 6 and not marker.exists():
+                marker.touch()
+                raise OSError("this machine is going down")
+            return dict(super().prepare(batch, run))
+
+    return Failing
+
+
+def test_a_failed_training_on_a_published_split_is_resumed_when_its_driver_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GHEE_DATA", str(tmp_path / "data"))
+    described, rows = sample(DataFormat.INTERACTIONS)
+    pq.write_table(pa.Table.from_batches([rows]), tmp_path / "rows.parquet", row_group_size=128)
+    described.path = str(tmp_path / "rows.parquet")
+    settings = st.Settings(
+        data=described,
+        split=st.SplitConfig(kind="recbole"),
+        trainer=st.TrainerConfig(epochs=3, batch_size=128, device="cpu", checkpoint_seconds=0.0),
+        tracking=st.TrackingConfig(enabled=False),
+    )
+    own = registry.card("bpr-mf").config(dim=8)
+    train_configured("bpr-mf", own, settings, save_to=tmp_path / "whole", on="inline")
+    cls, marker = registry.load_class("bpr-mf"), tmp_path / "failed"
+    monkeypatch.setattr(registry, "load_class", lambda _: failing(cls, marker))
+    known = set((home() / "runs").iterdir())
+    with pytest.raises(OSError, match="going down"):
+        train_configured("bpr-mf", own, settings, save_to=tmp_path / "resumed", on="inline")
+    monkeypatch.undo()
+    begun = set((home() / "runs").iterdir()) - known  # one looked at the data, the later one trained
+    failed = max(begun, key=lambda folder: folder.stat().st_mtime_ns)  # names tell only the second
+    resumed = ghee.resume(failed.name, on="inline").result
+    assert len(resumed.history) == 3
+    again = artifact.load(tmp_path / "resumed").weights()
     for name, expected in artifact.load(tmp_path / "whole").weights().items():
         assert torch.equal(again[name], expected), name

@@ -105,7 +105,8 @@ def test_a_package_that_cannot_be_imported_does_not_hide_the_others(monkeypatch:
 def test_the_public_names_are_these(monkeypatch: Any) -> None:
     assert set(ghee_models.__all__) == {
         "DataFormat", "EmbeddingRecommender", "Model", "ModelCard", "PredictOptions", "Recommender", "Reference",
-        "Settings", "SparseModel", "Task", "TrainResult", "check", "compose", "describe", "errors", "evaluate",
+        "Settings", "SparseModel", "Task", "TrainResult", "check", "compose", "describe", "describe_kept", "errors",
+        "evaluate",
         "list_models", "load", "predict", "promote", "register", "reproduce", "train", "unregister",
     }  # fmt: skip
     assert all(getattr(ghee_models, name) is not None for name in ghee_models.__all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 from pathlib import Path
@@ -169,6 +170,39 @@ def test_what_the_registry_has_not_is_told_with_what_it_has(store: str, tmp_path
         tracking.promote("itms", 1, "champion", {}, store)
     with pytest.raises(PromotionError, match=r"required is < 0\.2"):
         tracking.promote("items", 1, "champion", {"ndcg@10": ">=0.1, <0.2"}, store)
+
+
+def test_a_data_set_that_another_training_writes_meanwhile_is_found_on_the_second_try(store: str, tmp_path: Path) -> None:
+    """Between MLflow's look at the data sets and its own insert, another training inserts the same one."""
+    import sqlite3
+
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    written = 0
+
+    def other(session: Session, *_: object) -> None:
+        nonlocal written
+        for row in session.new:
+            if type(row).__name__ == "SqlDataset" and not written:
+                written += 1
+                values = (row.experiment_id, row.name, row.digest, row.dataset_source_type, row.dataset_source)
+                with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database, database:
+                    database.execute(
+                        "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type,"
+                        " dataset_source) VALUES ('other', ?, ?, ?, ?, ?)",
+                        values,
+                    )
+
+    event.listen(Session, "before_flush", other)
+    try:
+        uri = keep(settings(store), tmp_path / "m")
+    finally:
+        event.remove(Session, "before_flush", other)
+    assert written == 1
+    found = mlflow.MlflowClient(store).get_logged_model(uri.removeprefix("models:/"))
+    (run_input,) = MlflowClient(store).get_run(found.source_run_id).inputs.dataset_inputs
+    assert run_input.dataset.digest == "d" * 32
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from servers.hdfs import Hdfs
 from servers.kafka import Kafka
+from servers.registry import Registry
 from servers.s3 import S3
 
 if __name__ == "__main__":
-    for kind in (Hdfs, Kafka, S3):
+    for kind in (Hdfs, Kafka, Registry, S3):
         if not kind.missing():
             kind.fetch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,21 +91,31 @@ class Hdfs(Server):
         return maven(f"hadoop-{VERSION}", *(f"org.apache.hadoop:{name}:{VERSION}" for name in names))
 
     def start(self) -> None:
-        for name in ("hdfs", "datanode"):
-            (self._conf / "webapps" / name).mkdir(parents=True)  # the jar lacks them, and the servers die without
-        for name in ("core-site.xml", "hdfs-site.xml"):
-            (self._conf / name).write_text(settings(self._settings))
-        (self._conf / "log4j.properties").write_text(_LOG)
-        java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "--add-opens",
-                "java.base/java.lang=ALL-UNNAMED", "-cp", f"{self._conf}:{self._jars()}/*"]  # fmt: skip
-        name_node = [*java, "org.apache.hadoop.hdfs.server.namenode.NameNode"]
+        self._write_settings()
+        name_node = [*self._java, "org.apache.hadoop.hdfs.server.namenode.NameNode"]
         run([*name_node, "-format", "-nonInteractive"], self.state, seconds=120)
-        data_node = [*java, "org.apache.hadoop.hdfs.server.datanode.DataNode"]
+        data_node = [*self._java, "org.apache.hadoop.hdfs.server.datanode.DataNode"]
         self._programs = [
             Program("namenode", name_node, self.state, lambda: listens(self._port) and self._name_system() is not None),
             Program("datanode", data_node, self.state, self._serves),
         ]
         self.restart()
+
+    def _write_settings(self) -> None:
+        for name in ("hdfs", "datanode"):
+            (self._conf / "webapps" / name).mkdir(parents=True)  # the jar lacks them, and the servers die without
+        for name in ("core-site.xml", "hdfs-site.xml"):
+            (self._conf / name).write_text(settings(self._settings))
+        (self._conf / "log4j.properties").write_text(_LOG)
+
+    def admin(self, *arguments: str) -> str:
+        """Hadoop's own `hdfs dfsadmin`, as the super user; what it printed."""
+        return run([*self._java, "org.apache.hadoop.hdfs.tools.DFSAdmin", *arguments], self.state, seconds=120)
+
+    @property
+    def _java(self) -> list[str]:
+        return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "--add-opens",
+                "java.base/java.lang=ALL-UNNAMED", "-cp", f"{self._conf}:{self._jars()}/*"]  # fmt: skip
 
     def _serves(self) -> bool:
         state = self._name_system()
@@ -123,6 +134,68 @@ class Hdfs(Server):
         except OSError:
             return None
         return beans[0] if beans else None
+
+
+class HaHdfs(Hdfs):
+    """Two name nodes of the name service `address`, with a folder for the edits that both see; the first is active."""
+
+    name = "hdfs-ha"
+
+    def __init__(self, state: Path) -> None:
+        super().__init__(state)
+        ports = {"nn1": (self._port, self._web_port), "nn2": (free_port(), free_port())}
+        for name in ("dfs.namenode.name.dir", "dfs.namenode.rpc-address", "dfs.namenode.http-address"):
+            del self._settings[name]
+        for node, (port, web) in ports.items():
+            self._settings |= {
+                f"dfs.namenode.rpc-address.cluster.{node}": f"127.0.0.1:{port}",
+                f"dfs.namenode.http-address.cluster.{node}": f"127.0.0.1:{web}",
+                f"dfs.namenode.name.dir.cluster.{node}": f"file://{state}/{node}",
+            }
+        self._settings |= {
+            "fs.defaultFS": "hdfs://cluster",
+            "dfs.nameservices": "cluster",
+            "dfs.ha.namenodes.cluster": "nn1,nn2",
+            "dfs.client.failover.proxy.provider.cluster":
+                "org.apache.hadoop.hdfs.server.namenode.ha.ConfiguredFailoverProxyProvider",
+            "dfs.ha.fencing.methods": "shell(/bin/true)",
+            "dfs.namenode.shared.edits.dir": f"file://{state}/shared",
+            "dfs.ha.tail-edits.period": "1",
+        }  # fmt: skip
+        self._ports = ports
+
+    @property
+    def address(self) -> str:
+        return "cluster"
+
+    def start(self) -> None:
+        self._write_settings()
+        nodes = {
+            node: [*self._java, "org.apache.hadoop.hdfs.server.namenode.NameNode", f"-Ddfs.ha.namenode.id={node}"]
+            for node in self._ports
+        }
+        run([*nodes["nn1"], "-format", "-nonInteractive"], self.state, seconds=120)
+        shutil.copytree(self.state / "nn1", self.state / "nn2")  # the second begins with what the first has
+        self._programs = [
+            Program(node, command, self.state, lambda port=self._ports[node][0]: listens(port))  # type: ignore[misc]
+            for node, command in nodes.items()
+        ]
+        for program in self._programs:
+            program.start()
+        self.make_active("nn1")
+        data_node = [*self._java, "org.apache.hadoop.hdfs.server.datanode.DataNode"]
+        self._programs.append(Program("datanode", data_node, self.state, self._serves))
+        self._programs[-1].start()
+
+    def make_active(self, node: str) -> None:
+        """The other is down, or has never been active."""
+        tool = [*self._java, "org.apache.hadoop.hdfs.tools.DFSHAAdmin", "-Dipc.client.connect.max.retries=0"]
+        run([*tool, "-transitionToActive", "--forceactive", node], self.state, seconds=120)
+
+    def fail_over(self) -> None:
+        """The first name node dies, and the second takes its place."""
+        self.programs[0].kill()
+        self.make_active("nn2")
 
 
 def settings(values: Mapping[str, str]) -> str:

@@ -87,4 +87,7 @@ auto.create.topics.enable=false
 log.retention.check.interval.ms=500
 log.retention.ms=-1
 log.segment.delete.delay.ms=0
+# A broker that was killed may come back when its last registration is over.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from scenarios import rows
 
 import swimmy
 from swimmy.manifests import RUN_LABEL
@@ -113,10 +114,16 @@ def table_row(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _TABLE:
+    reports = [
+        (report.nodeid + (" openmpi" if "openmpi" in report.keywords else ""), report.outcome)
+        for outcome in ("passed", "failed", "error", "skipped")
+        for report in terminalreporter.stats.get(outcome, [])
+        if "cluster" in getattr(report, "keywords", {}) and (report.when == "call" or report.outcome != "passed")
+    ]
+    if reports:
         terminalreporter.section("scenarios on the real kubelet")
-        for name, error, sentence in _TABLE:
-            terminalreporter.write_line(f"{name} | {error} | {sentence}")
+        for line in rows(dict(reports), _TABLE):
+            terminalreporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,9 +26,9 @@ from swimmy.channel import Caller, Keys, Loop
 def agents(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
     made: list[Agents] = []
 
-    def make(count: int = 1, lease: float = 30) -> Agents:
+    def make(count: int = 1, lease: float = 30, boot: float = 60) -> Agents:
         network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
-        made.append(Agents(tmp_path, [f"{network}.{index + 1}" for index in range(count)], lease))
+        made.append(Agents(tmp_path, [f"{network}.{index + 1}" for index in range(count)], lease, boot=boot))
         return made[-1]
 
     yield make
@@ -68,6 +68,19 @@ def test_without_a_client_the_agents_end_their_ranks_and_themselves(agents: Any)
     assert [process.wait(60) for process in run.processes] == [85, 85]  # nobody asks any more
     with pytest.raises(ProcessLookupError):
         os.kill(rank, 0)
+
+
+def test_an_agent_waits_for_its_client_longer_than_a_lease(agents: Any) -> None:
+    """Pods that run wait for others that do not fit on any machine yet."""
+    run = agents(lease=0.5)
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.processes[0].wait(4)
+    assert run.call({"op": "hello"})[0]["run"] == "run-1"
+    assert run.processes[0].wait(20) == 85  # the lease begins with the first word
+
+
+def test_an_agent_does_not_wait_for_its_client_for_ever(agents: Any) -> None:
+    assert agents(boot=1).processes[0].wait(20) == 85
 
 
 def test_a_detached_run_goes_on_without_a_client_and_keeps_its_result_for_a_while(agents: Any, tmp_path: Path) -> None:

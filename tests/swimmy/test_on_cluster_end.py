@@ -1,21 +1,23 @@
-"""Nothing is left behind, and nobody without the run's key is heard: on the real kubelet."""
+"""Nothing is left behind, and what dies is the only thing that dies: on the real kubelet."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from typing import Any
 
 import pytest
+from in_pods import agent_pid, let_go
 
 import swimmy
-from swimmy.channel import Caller, Keys, Loop, new_context
+from swimmy import errors
 from swimmy.manifests import RUN_LABEL
-from swimmy.protocol import PORT
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -38,7 +40,7 @@ handle = swimmy.submit(
     wait_forever, pods=swimmy.Pods(**given["pods"]),
     cluster=swimmy.Cluster(given["kubeconfig"], namespace=given["namespace"]),
     mpi=swimmy.mpi(1, kind="none"), reach="direct")
-print(handle.wait_state(given["state"], timeout=60), handle.id, flush=True)
+print(handle.wait_state(given["state"], timeout=120), handle.id, flush=True)
 handle.result()
 """
 
@@ -48,10 +50,10 @@ def test_kill_9_of_the_client(place: Any, kube: Any, state: str) -> None:
     """At "scheduling" no agent runs yet that could keep a lease: the Job's own deadline ends it."""
     pods = {
         "image": place.image, "replicas": 2, "cpus": "50m", "memory": "256Mi", "python": place.python,
-        "image_pull_policy": "Never", "grace": 1, "lease": 3, "start_timeout": 4, "schedule_timeout": 2,
+        "image_pull_policy": "Never", "grace": 1, "lease": 3,
     }  # fmt: skip
     if state == "scheduling":
-        pods["node_selector"] = {"no": "machine"}
+        pods |= {"node_selector": {"no": "machine"}, "start_timeout": 4, "schedule_timeout": 2}
     given = {"pods": pods, "kubeconfig": str(kube.kubeconfig), "namespace": place.cluster.namespace, "state": state}
     with subprocess.Popen([sys.executable, "-c", CLIENT, json.dumps(given)], stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
@@ -71,74 +73,48 @@ def test_kill_9_of_the_client(place: Any, kube: Any, state: str) -> None:
     print(f"gone {time.monotonic() - killed:.1f} s after kill -9 at {state!r}")
 
 
-def test_the_api_server_dies_and_comes_back_and_the_run_does_not_notice(place: Any, kube: Any) -> None:
+def compact_history() -> None:
+    """etcd forgets every change so far: a watch that goes on from one of them is answered 410 Gone."""
+
+    def ask(path: str, **body: Any) -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:2379/v3/kv/{path}", json.dumps(body).encode())
+        return json.loads(urllib.request.urlopen(request, timeout=10).read())
+
+    key = base64.b64encode(b"outside of Kubernetes").decode()
+    revision = ask("put", key=key, value=key)["header"]["revision"]  # one more change than any watch has seen
+    ask("compaction", revision=revision, physical=True)
+
+
+def test_the_api_server_dies_and_its_history_with_it_and_the_run_does_not_notice(place: Any, kube: Any) -> None:
     def count() -> int:
+        import signal
         import time
 
-        for number in range(60):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        for number in range(40):
             print(number, flush=True)
             time.sleep(0.1)  # the run's own work
-        return 60
+        signal.sigwait([signal.SIGUSR1])
+        return 40
 
     with swimmy.submit(
         count, pods=place.pods(replicas=2), mpi=swimmy.mpi(1), cluster=place.cluster, reach="direct"
     ) as handle:
         assert handle.wait_state("running", timeout=90) == "running"
+        listed = place.cluster.requests["list Pods"]
         kube.kill("kube-apiserver")
+        compact_history()
         lines = handle.logs(follow=True)
-        seen = [next(lines).text for _ in range(40)]  # the agents' channel goes on without it
+        seen = [next(lines).text for _ in range(60)]  # the agents' channel goes on without it
         assert seen
         kube.start("kube-apiserver")
         kube.wait_for_api()
-        assert handle.result(60) == [60, 60]
+        # After 410 it lists again, and watches from there.
+        kube.wait_until("another list", lambda: place.cluster.requests["list Pods"] > listed)
+        for each in handle.pods():
+            let_go(kube, handle.id, each.replica)
+        assert handle.result(60) == [40, 40]
         assert any(event.entry["kind"] == "watch" and event.entry["trouble"] for event in handle.events)
-
-
-@pytest.mark.parametrize("whose", ["another client key", "another server key", "no key"])
-def test_who_does_not_hold_the_key_is_not_heard(place: Any, kube: Any, whose: str) -> None:
-    with swimmy.submit(wait_forever, pods=place.pods(), cluster=place.cluster, reach="direct") as handle:
-        assert handle.wait_state("running", timeout=90) == "running"
-        address = f"{handle.pods()[0].address}:{PORT}"
-        access = handle._record.access
-        assert access is not None
-        context, loop = new_context(), Loop()
-        answers: list[Any] = []
-        right = Caller(context, access.client, access.server, address)
-        if whose == "another client key":
-            wrong = Caller(context, Keys.new(), access.server, address)
-        elif whose == "another server key":
-            wrong = Caller(context, access.client, Keys.new().public, address)
-        else:
-            wrong = _plain(context, address)
-        try:
-            loop.watch(right.socket, right.receive)
-            loop.watch(wrong.socket, wrong.receive)
-            wrong.call({"op": "stop", "code": 1, "reason": "an intruder"}, then=lambda *answer: answers.append("wrong"))
-            until = time.monotonic() + 5
-            while time.monotonic() < until:  # long enough for many tries of the wrong one
-                arrived: list[Any] = []
-                right.call({"op": "hello"}, then=lambda *answer, arrived=arrived: arrived.append(answer))
-                while not arrived:
-                    loop.turn(0.5)
-            assert answers == []
-            assert handle.state == "running"
-        finally:
-            right.close()
-            wrong.socket.close(linger=0)
-            context.term()
-
-
-def _plain(context: Any, address: str) -> Any:
-    import zmq
-
-    class Plain(Caller):
-        def __init__(self) -> None:
-            super().__init__(context, Keys.new(), Keys.new().public, address)
-            self.socket.close(linger=0)
-            self.socket = context.socket(zmq.DEALER)
-            self.socket.connect(f"tcp://{address}")
-
-    return Plain()
 
 
 def test_a_map_pod_that_dies_comes_back_alone(place: Any, kube: Any) -> None:
@@ -157,7 +133,7 @@ def test_a_map_pod_that_dies_comes_back_alone(place: Any, kube: Any) -> None:
             again = next(lines)
             assert again.pod == 1
         for each in handle.pods():
-            _let_go(kube, handle.id, each.replica)
+            let_go(kube, handle.id, each.replica)
         try:
             found = handle.result(60)
         except TimeoutError:
@@ -165,6 +141,45 @@ def test_a_map_pod_that_dies_comes_back_alone(place: Any, kube: Any) -> None:
         assert found == [f"{handle.id}-{index}" for index in range(3)]
         lost = [event.entry for event in handle.events if event.entry["kind"] == "lost"]
         assert {entry["index"] for entry in lost} == {1}
+
+
+def test_worlds_that_fail_alone(place: Any, kube: Any) -> None:
+    """Of four Pods of one Job one raises, the first loses its agent, one is deleted: the last one's result is there."""
+
+    def work(number: int) -> tuple[int, int, int]:
+        import signal
+
+        if number == 2:
+            raise KeyError("only here")
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        print("at work", flush=True)
+        signal.sigwait([signal.SIGUSR1])
+        return number, swimmy.rank(), swimmy.size()
+
+    before = dict(place.cluster.requests)
+    handles = swimmy.submit_each(work, [(n,) for n in range(4)], pods=place.pods(), mpi=swimmy.mpi(2), cluster=place.cluster)
+    try:
+        for number in (0, 1, 3):
+            assert "at work" in next(iter(handles[number].logs())).text
+        with pytest.raises(errors.RankFailed, match="only here"):
+            handles[2].result(60)
+        kube.run_inside("kill", "-KILL", agent_pid(kube, handles[0].id, 0))
+        with pytest.raises(errors.AgentKilled, match=r"by signal 9 \(SIGKILL\)"):
+            handles[0].result(60)
+        name = handles[1].pods()[0].name
+        kube.request("DELETE", f"/api/v1/namespaces/{place.cluster.namespace}/pods/{name}")
+        with pytest.raises(errors.Deleted):
+            handles[1].result(60)
+        assert handles[3].state == "running"
+        let_go(kube, handles[3].id, 3)
+        assert handles[3].result(60) == [(3, 0, 2), (3, 1, 2)]
+    finally:
+        for handle in handles:
+            handle.close()
+    asked = {what: count - before.get(what, 0) for what, count in place.cluster.requests.items()}
+    assert {what: asked[what] for what in ("create Job", "create Secret", "list Pods", "watch Pods", "delete Job")} == {
+        "create Job": 1, "create Secret": 1, "list Pods": 1, "watch Pods": 1, "delete Job": 1
+    }  # fmt: skip
 
 
 def _work_or_wait() -> str:
@@ -175,15 +190,3 @@ def _work_or_wait() -> str:
     print("at work", flush=True)
     signal.sigwait([signal.SIGUSR1])
     return socket.gethostname()
-
-
-def _let_go(kube: Any, run: str, replica: int) -> None:
-    """Sends SIGUSR1 to the rank itself: of the processes `swimmy.inside`, the one whose parent is one too."""
-    script = (
-        'for p in /proc/[0-9]*; do tr "\\0" "\\n" < $p/environ 2>/dev/null | grep -qx "SWIMMY_RUN=$0" || continue; '
-        'tr "\\0" "\\n" < $p/environ | grep -qx "JOB_COMPLETION_INDEX=$1" || continue; '
-        'tr "\\0" " " < $p/cmdline | grep -q "swimmy.inside" || continue; '
-        'parent=$(awk "/^PPid/ {print \\$2}" $p/status); '
-        'tr "\\0" " " < /proc/$parent/cmdline | grep -q "swimmy.inside" && kill -USR1 ${p#/proc/}; done; true'
-    )
-    kube.run_inside("sh", "-c", script, run, str(replica))

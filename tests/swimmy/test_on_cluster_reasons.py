@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_pods import agent_pid
 
 import swimmy
 from swimmy import errors
@@ -167,15 +168,48 @@ def test_image_without_swimmy(place: Place, table_row: Any, kube: Any) -> None:
     assert "install swimmy" in str(error)
 
 
-def test_quota(place: Place, table_row: Any, kube: Any) -> None:
+@contextlib.contextmanager
+def quota(place: Place, kube: Any, hard: dict[str, str]) -> Iterator[None]:
+    """A quota of the namespace that is in force: before its controller has counted, every Pod is refused for that alone."""
     path = f"/api/v1/namespaces/{place.cluster.namespace}/resourcequotas"
-    kube.request("POST", path, {"metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": "100Mi"}}})
+    version = kube.request("POST", path, {"metadata": {"name": "small"}, "spec": {"hard": hard}})["metadata"][
+        "resourceVersion"
+    ]
     try:
-        error = raised(place, table_row)
+        while kube.request("GET", f"{path}/small")["status"].get("hard") != hard:
+            kube.request("GET", f"{path}?watch=1&timeoutSeconds=5&resourceVersion={version}")
+        yield
     finally:
         kube.request("DELETE", f"{path}/small")
+
+
+def test_quota(place: Place, table_row: Any, kube: Any) -> None:
+    with quota(place, kube, {"requests.memory": "100Mi"}):
+        error = raised(place, table_row)
     assert isinstance(error, errors.QuotaExceeded)
     assert "exceeded quota: small" in str(error)
+
+
+def test_quota_for_some_of_the_pods(place: Place, table_row: Any, kube: Any) -> None:
+    with quota(place, kube, {"pods": "2"}):
+        error = raised(place, table_row, replicas=3)
+    assert isinstance(error, errors.QuotaExceeded)
+    assert "only 2 of 3 Pods" in str(error)
+    assert "exceeded quota: small" in str(error)
+
+
+def test_a_namespace_that_is_not_there(place: Place, table_row: Any, kube: Any) -> None:
+    cluster = swimmy.Cluster(str(kube.kubeconfig), namespace="nobodys")
+    with pytest.raises(errors.SpecError, match=r"has no namespace 'nobodys'.*kubectl create namespace nobodys") as caught:
+        swimmy.run(one, pods=place.pods(), cluster=cluster, timeout=60)
+    cluster.close()
+    table_row(caught.value)
+
+
+def test_a_service_account_that_is_not_there(place: Place, table_row: Any) -> None:
+    error = raised(place, table_row, service_account="nobody")
+    assert isinstance(error, errors.PermissionMissing)
+    assert "service account 'nobody' is not in the namespace; kubectl create serviceaccount nobody" in str(error)
 
 
 def test_pod_security_refuses_a_host_path(place: Place, table_row: Any) -> None:
@@ -235,6 +269,7 @@ def test_a_rank_that_fails_is_named(place: Place, table_row: Any, kind: Any, how
 def test_mpi_itself_killed(place: Place, table_row: Any, name: str) -> None:
     error = raised(place, table_row, kill_by_name, (name,), mpi=swimmy.mpi(2), replicas=1)
     assert isinstance(error, errors.LaunchError | errors.RankFailed)
+    assert not str(error).splitlines()[0].rstrip().endswith(":")
 
 
 # -- agents -------------------------------------------------------------------------------------------------------
@@ -260,10 +295,10 @@ def test_versions_differ(place: Place, table_row: Any, kube: Any, tmp_path: Path
 @pytest.mark.parametrize("index", [0, 1])
 def test_agent_silent(place: Place, table_row: Any, kube: Any, index: int) -> None:
     with swimmy.submit(
-        wait_forever, pods=place.pods(replicas=2, silence=4), cluster=place.cluster, reach="direct"
+        wait_forever, pods=place.pods(replicas=2, silence=8), cluster=place.cluster, reach="direct"
     ) as handle:
         assert handle.wait_state("running", timeout=90) == "running"
-        pid = _agent_pid(kube, f"{handle.id}", index)
+        pid = agent_pid(kube, f"{handle.id}", index)
         kube.run_inside("kill", "-STOP", pid)
         try:
             with pytest.raises(errors.AgentSilent, match=r"has not answered") as caught:
@@ -273,19 +308,10 @@ def test_agent_silent(place: Place, table_row: Any, kube: Any, index: int) -> No
     table_row(caught.value)
 
 
-def _agent_pid(kube: Any, run: str, index: int) -> str:
-    script = (
-        'for p in /proc/[0-9]*; do tr "\\0" "\\n" < $p/environ 2>/dev/null | grep -qx "SWIMMY_RUN=$0" || continue; '
-        'tr "\\0" "\\n" < $p/environ | grep -qx "JOB_COMPLETION_INDEX=$1" || continue; '
-        'tr "\\0" " " < $p/cmdline | grep -q "swimmy.agent" && echo ${p#/proc/} && exit; done; exit 1'
-    )
-    return str(kube.run_inside("sh", "-c", script, run, str(index))).strip()
-
-
 def test_agent_killed(place: Place, table_row: Any, kube: Any) -> None:
     with swimmy.submit(wait_forever, pods=place.pods(replicas=2), cluster=place.cluster, reach="direct") as handle:
         assert handle.wait_state("running", timeout=90) == "running"
-        kube.run_inside("kill", "-KILL", _agent_pid(kube, handle.id, 1))
+        kube.run_inside("kill", "-KILL", agent_pid(kube, handle.id, 1))
         with pytest.raises(errors.AgentError, match=r"by signal 9 \(SIGKILL\)") as caught:
             handle.result(60)
     table_row(caught.value)
@@ -332,6 +358,19 @@ def test_evicted_by_the_api(place: Place, table_row: Any, kube: Any) -> None:
     table_row(caught.value)
 
 
+def test_evicted_by_the_kubelet(place: Place, table_row: Any) -> None:
+    def fill() -> None:
+        from pathlib import Path
+
+        Path("/scratch/much").write_bytes(bytes(8 << 20))
+        wait_forever()
+
+    error = raised(place, table_row, fill, volumes=[swimmy.empty_dir("/scratch", size="1Mi")])
+    assert isinstance(error, errors.Evicted)
+    assert 'exceeds the limit "1Mi"' in str(error)
+    assert error.retryable
+
+
 def test_preempted(place: Place, table_row: Any, kube: Any) -> None:
     path = "/apis/scheduling.k8s.io/v1/priorityclasses"
     kube.request("POST", path, {"metadata": {"name": "urgent"}, "value": 1000})
@@ -372,9 +411,9 @@ def test_tainted_node_and_lost_node(place: Place, table_row: Any, kube: Any) -> 
             handle.result(60)
     table_row(caught.value)
     kube.request("PATCH", path, {"spec": {"taints": None}}, "application/merge-patch+json")
-    with running(place, node_selector=selector, silence=12) as (handle, _):
+    with running(place, node_selector=selector, silence=20) as (handle, _):
         kube.kill("kubelet2")  # the machine as the cluster sees it
-        pids = [_agent_pid(kube, handle.id, index) for index in (0, 1)]
+        pids = [agent_pid(kube, handle.id, index) for index in (0, 1)]
         for pid in pids:
             kube.run_inside("kill", "-STOP", pid)  # and as its Pods' network sees it
         with pytest.raises(errors.NodeLost, match="lost with its machine") as caught:

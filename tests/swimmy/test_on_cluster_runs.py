@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,6 +159,23 @@ def refusals() -> Any:
     return collect()
 
 
+def test_a_run_of_a_queue_waits_until_it_is_let_in(place: Any, kube: Any) -> None:
+    """What Kueue does to a Job of its queue is done here by hand: the Job is suspended until somebody lifts that."""
+    with swimmy.submit(
+        where, (1,), pods=place.pods(replicas=2, queue="team"), cluster=place.cluster, reach="direct"
+    ) as handle:
+        assert handle.wait_state("scheduling", timeout=90) == "scheduling"
+        path = f"/apis/batch/v1/namespaces/{place.cluster.namespace}/jobs/{handle.id}"
+        job = kube.request("GET", path)
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+        kube.wait_until("the Job's controller", lambda: kube.request("GET", path)["status"].get("conditions"))
+        assert handle.status().startswith("0 of 2 Pods running")
+        assert "the queue 'team' has not let run" in handle.status()
+        assert not handle.pods()
+        kube.request("PATCH", path, {"spec": {"suspend": False}}, "application/merge-patch+json")
+        assert [each[:3] for each in handle.result(90)] == [(1, 0, 2), (1, 1, 2)]
+
+
 def test_a_detached_run_is_found_again(place: Any, state_folder: Any) -> None:
     first = swimmy.submit(lambda: "found", pods=place.pods(), cluster=place.cluster, reach="direct", detach=True)
     first.close()
@@ -206,20 +226,82 @@ def drive(image: str, python: str) -> list[int]:
     return swimmy.run(lambda: swimmy.rank() + 1, pods=pods, mpi=swimmy.mpi(1), cluster=cluster, owner=owner, timeout=90)
 
 
-def test_a_driver_in_a_pod_starts_a_run_of_its_own(place: Any, kube: Any) -> None:
+def drive_ahead(one: swimmy.Ahead, each: swimmy.Ahead) -> tuple[list[int], list[int], int]:
+    """What runs in the driver's Pod: gives work to Pods that its client has made."""
+    import contextlib
+    import os
+
+    cluster = swimmy.Cluster()
+    run = os.environ["SWIMMY_RUN"]
+    owner = swimmy.Owner("batch/v1", "Job", run, cluster.get_job(run)["metadata"]["uid"])
+    world = swimmy.run(lambda: swimmy.rank() + 1, pods=one, cluster=cluster, owner=owner, timeout=90)
+    with contextlib.ExitStack() as stack:
+        handles = swimmy.submit_each(lambda x: 10 * x, [(1,), (2,)], pods=each, cluster=cluster, owner=owner)
+        alone = [stack.enter_context(handle).result(90)[0] for handle in handles]
+    return world, alone, cluster.requests["create Job"]
+
+
+@pytest.fixture(scope="session")
+def driver_account(place: Any) -> str:
+    """A service account with the Role that `swimmy rbac` prints."""
     from swimmy.manifests import rbac
 
     namespace = place.cluster.namespace
-    kube.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "driver"}})
+    place.kube.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "driver"}})
     subject = {"kind": "ServiceAccount", "name": "driver", "namespace": namespace}
     for manifest in rbac(namespace, subject):
         manifest["metadata"]["name"] = "driver"
         if manifest["kind"] == "RoleBinding":
             manifest["roleRef"]["name"] = "driver"
         plural = manifest["kind"].lower() + "s"
-        kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}", manifest)
-    pods = place.pods(service_account="driver", memory="512Mi")
+        place.kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}", manifest)
+    return "driver"
+
+
+def test_a_driver_in_a_pod_starts_a_run_of_its_own(place: Any, kube: Any, driver_account: str) -> None:
+    pods = place.pods(service_account=driver_account, memory="512Mi")
     assert swimmy.run(drive, (place.image, place.python), pods=pods, cluster=place.cluster, timeout=120) == [[1, 2]]
+
+
+def test_a_driver_in_a_pod_gives_work_to_pods_that_were_made_with_it(
+    place: Any, kube: Any, driver_account: str, nothing_left: None
+) -> None:
+    one = swimmy.ahead("one", pods=place.pods(replicas=2), mpi=swimmy.mpi(1))
+    each = swimmy.ahead("each", pods=place.pods(replicas=2), each=True)
+    pods = place.pods(service_account=driver_account, memory="512Mi")
+    before = place.cluster.requests["create Job"]
+    found = swimmy.run(drive_ahead, (one, each), pods=pods, cluster=place.cluster, ahead=[one, each], timeout=120)
+    assert found == [([1, 2], [10, 20], 0)]  # the driver has created no Job
+    assert place.cluster.requests["create Job"] - before == 3
+
+
+def test_pods_that_were_made_ahead_are_gone_with_a_run_that_never_used_them(
+    place: Any, kube: Any, nothing_left: None
+) -> None:
+    ahead = swimmy.ahead("unused", pods=place.pods())
+    assert swimmy.run(lambda: 1, pods=place.pods(), cluster=place.cluster, ahead=[ahead], timeout=90) == [1]
+
+
+def test_the_example_of_the_documentation(place: Any, kube: Any, tmp_path: Path) -> None:
+    """The first program of docs/cluster.md as it stands there, but for the image and what its Pods ask for."""
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    for written, here in (("registry/team/train:1.2", place.image), ('cpus=2, memory="4Gi"', 'cpus="50m", memory="256Mi"')):
+        assert written in program
+        program = program.replace(written, here)
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "KUBECONFIG": str(kube.kubeconfig)}
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str([(total, rank, 6) for rank in range(6)]) for total in (12, 6)]
 
 
 def test_doctor_finds_nothing_wrong_and_says_so(place: Any, capsys: Any) -> None:

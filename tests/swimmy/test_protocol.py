@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,3 +53,14 @@ def test_versions_that_differ_are_both_named() -> None:
         "swimmy 0.1.0 here, none there",
     ]
     assert set(facts()) == set(mine)
+
+
+def test_without_an_installed_swimmy_the_difference_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sources are on the path of the one that asks."""
+
+    def missing(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    there = facts()
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert differences(facts(), there) == [f"swimmy of unknown version here, {there['swimmy']} there"]

@@ -8,6 +8,7 @@ import pytest
 
 import swimmy
 from swimmy import errors
+from swimmy.explain import explained
 from swimmy.reasons import Table, code_in_words, refined
 
 NODE = "node-1"
@@ -74,7 +75,7 @@ def found(item: dict[str, Any], after: float = 0.0, events: Any = (), **pods: An
         (terminated("OOMKilled", 137), errors.OutOfMemory, "memory limit of 1Gi"),
         (terminated("Error", 85, '{"code": 85, "reason": "nobody renewed the lease of 60 s"}'), errors.LeaseLost, "60 s"),
         (terminated("Error", 1, "x\n/bin/python: No module named swimmy"), errors.ImportFailed, "install swimmy"),
-        (terminated("Error", 137), errors.AgentError, "by signal 9 (SIGKILL)"),
+        (terminated("Error", 137), errors.AgentKilled, "by signal 9 (SIGKILL)"),
         (disrupted("PreemptionByScheduler", "preempted"), errors.Preempted, "higher priority"),
         (disrupted("DeletionByTaintManager", "taint"), errors.NodeLost, "lost with its machine"),
         (disrupted("DeletionByPodGC", "node gone"), errors.NodeLost, "node gone"),
@@ -151,6 +152,12 @@ def test_a_missing_volume_is_known_from_an_event_only() -> None:
     assert finding.error is errors.ContainerConfigError
     assert 'secret "s" not found' in finding.sentence
     assert found(creating, after=9, events=[event("FailedMount", "x", uid="another")]) is None
+    for message in (
+        "failed to sync secret cache: timed out waiting for the condition",  # a busy kubelet
+        'claims "c" is forbidden: User "system:node:n": no relationship found between node \'n\' and this object',
+    ):
+        finding = found(creating, after=60, events=[event("FailedMount", message)])
+        assert (finding.fatal, "has not read its volumes yet" in finding.sentence) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -233,3 +240,45 @@ def test_a_deleted_pod_is_explained_by_its_job() -> None:
     assert "raise start_timeout=" in refined(finding, late, swimmy.Pods(image="i")).sentence
     assert "with its Job by somebody" in refined(finding, None, swimmy.Pods(image="i")).sentence
     assert refined(finding, {"metadata": {}}, swimmy.Pods(image="i")) is finding
+
+
+def test_a_quota_that_has_room_for_some_of_the_pods() -> None:
+    table = Table("run-1", swimmy.Pods(image="i", replicas=2), now=0.0)
+    table.change("set", pod())
+    table.events = [event("FailedCreate", 'Error creating: pods "x" is forbidden: exceeded quota: small', kind="Job")]
+    finding = next(each for each in table.findings(4.0) if each.error is errors.QuotaExceeded)
+    assert finding.fatal
+    assert "only 1 of 2 Pods of run run-1 may be created" in finding.sentence
+
+
+def test_a_service_account_that_is_not_there() -> None:
+    table = Table("run-1", swimmy.Pods(image="i", service_account="nobody"), now=0.0)
+    said = 'pods "x" is forbidden: error looking up service account team/nobody: serviceaccount "nobody" not found'
+    table.events = [event("FailedCreate", f"Error creating: {said}", kind="Job")]
+    finding = table.findings(4.0)[0]
+    assert finding.error is errors.PermissionMissing
+    assert "kubectl create serviceaccount nobody" in finding.sentence
+
+
+def test_a_run_that_its_queue_holds_says_so_and_waits() -> None:
+    table = Table("run-1", swimmy.Pods(image="i", queue="team"), now=0.0)
+    finding = table.findings(100.0)[0]
+    assert "the queue 'team' has not let run run-1 in" in finding.sentence
+    assert not finding.fatal
+    assert finding.sentence in table.summary(100.0)
+    table.change("set", pod(phase="Running"))
+    assert not [each for each in table.findings(101.0) if each.reason == "Queued"]
+
+
+def test_a_launcher_that_was_killed_before_it_said_anything() -> None:
+    entry = {"kind": "cause", "index": 0, "rank": None, "cause": "launch", "code": -9, "text": "", "joined": 0}
+    error = explained(entry, swimmy.Pods(image="i"), {0: "run-1-0"}, [])
+    assert str(error).splitlines()[0].endswith("(the launcher ended by signal 9 (SIGKILL)): it has said nothing")
+
+
+def test_one_pod_of_a_job_is_looked_at_alone() -> None:
+    table = Table("run-1", swimmy.Pods(image="i"), now=0.0, first=3)
+    item = pod()
+    item["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "3"}
+    table.change("set", item)
+    assert list(table.current()) == [0]

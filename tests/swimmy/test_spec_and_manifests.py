@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 import swimmy
 from swimmy.errors import SpecError
 from swimmy.manifests import CONTAINER, Owner, as_yaml, job, network_policy, pod, rbac, secret, strategic_merge
+from swimmy.objects import Objects
+from swimmy.record import Spec
 from swimmy.spec import check, quantity
 
 OWNER = Owner("batch/v1", "Job", "run-1", "uid-1")
@@ -83,6 +87,7 @@ def test_no_key_and_no_code_is_in_the_pod() -> None:
         "HOME",
         "SWIMMY_RUN",
         "SWIMMY_PORT",
+        "SWIMMY_BOOT",
         "SWIMMY_LEASE",
         "SWIMMY_GRACE",
         "SWIMMY_KEEP",
@@ -105,7 +110,52 @@ def test_a_job_that_nobody_follows_ends_by_itself() -> None:
     assert spec["activeDeadlineSeconds"] == 60
     assert spec["ttlSecondsAfterFinished"] == 30
     assert spec["backoffLimit"] == 0
+    assert job("run-1", swimmy.Pods(image="i"), swimmy.mpi(), after=7)["spec"]["activeDeadlineSeconds"] == 487
     assert job("run-1", swimmy.Pods(image="i", deadline=5), swimmy.mpi())["spec"]["activeDeadlineSeconds"] == 5
+
+
+def test_an_agent_waits_for_its_client_as_long_as_its_job_does() -> None:
+    pods = swimmy.Pods(image="i", schedule_timeout=10, start_timeout=20, lease=30)
+    for after in (0, 100):
+        spec = job("run-1", pods, swimmy.mpi(), after=after)["spec"]
+        environment = {each["name"]: each.get("value") for each in spec["template"]["spec"]["containers"][0]["env"]}
+        assert environment["SWIMMY_BOOT"] == str(spec["activeDeadlineSeconds"]) == str(60 + after)
+
+
+def test_what_was_made_ahead_needs_the_run_it_was_made_with_and_as_many_arguments() -> None:
+    ahead = swimmy.ahead("each", pods=swimmy.Pods(image="i", replicas=2), each=True)
+    with pytest.raises(swimmy.errors.SpecError, match="owner= must name its Job"):
+        swimmy.submit(len, pods=ahead)
+    owner = swimmy.Owner("batch/v1", "Job", "driver-1", "uid")
+    with pytest.raises(swimmy.errors.SpecError, match="2 Pods were made ahead, and there are arguments for 1"):
+        swimmy.submit_each(len, [("a",)], pods=ahead, owner=owner)
+
+
+def test_what_is_made_ahead_belongs_to_the_run_it_is_made_with() -> None:
+    made: list[Any] = []
+
+    class Cluster:
+        def create(self, manifest: Any) -> Any:
+            made.append(manifest)
+            return {"metadata": {"uid": f"uid-{len(made)}"}}
+
+    ahead = swimmy.ahead("each", pods=swimmy.Pods(image="i", network_policy=True), each=True)
+    spec = Spec("driver-1", swimmy.Pods(image="i"), swimmy.mpi(), b"", ahead=(ahead,))
+    Objects(Cluster(), spec)._create()  # type: ignore[arg-type]
+    name = ahead.run("driver-1")
+    assert name.startswith("driver-1-each-")
+    owners = {
+        (each["kind"], each["metadata"]["name"]): [owner["uid"] for owner in each["metadata"].get("ownerReferences", [])]
+        for each in made
+    }
+    assert owners == {
+        ("Job", "driver-1"): [], ("Secret", "driver-1"): ["uid-1"],
+        ("Job", name): ["uid-1"], ("Secret", name): ["uid-3"], ("NetworkPolicy", name): ["uid-3"],
+    }  # fmt: skip
+    assert made[2]["spec"]["backoffLimitPerIndex"] == 0
+    keys = {field: base64.b64decode(value).decode() for field, value in made[3]["data"].items()}
+    assert (keys["client-public"], keys["server-public"]) == (ahead.client.public, ahead.server.public)
+    assert ahead.client.secret not in json.dumps(made)  # whoever reads the Secret is no client
 
 
 def test_a_world_for_each_pod_gets_its_pods_back() -> None:
@@ -161,7 +211,16 @@ def test_the_role_has_the_least_verbs() -> None:
     assert not any(resource in ("pods/exec",) or verb == "*" or resource == "*" for resource, verb in allowed)
     assert not {("secrets", "get"), ("secrets", "list"), ("pods", "create"), ("pods", "delete")} & allowed
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert [json.loads(each)["kind"] for each in as_yaml([role, binding]).split("---")] == ["Role", "RoleBinding"]
+    text = as_yaml([role, binding])
+    assert text.startswith("---\n")  # or kubectl reads JSON, of which there is only one document
+    assert [each["kind"] for each in yaml.safe_load_all(text)] == ["Role", "RoleBinding"]
+
+
+def test_each_subject_has_a_binding_of_its_own() -> None:
+    subjects = [("User", "ghee"), ("User", "a/b"), ("Group", "ghee"), ("ServiceAccount", "ghee")]
+    bindings = [rbac("team", {"kind": kind, "name": name})[1] for kind, name in subjects]
+    assert len({binding["metadata"]["name"] for binding in bindings}) == 4
+    assert all("/" not in binding["metadata"]["name"] for binding in bindings)
 
 
 objects = st.recursive(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
 import pytest
+import yaml
 
 import swimmy
 from swimmy import code
@@ -20,8 +23,9 @@ from swimmy.errors import ClusterUnreachable, RankFailed, SpecError, SwimmyError
 
 def test_the_public_names() -> None:
     assert sorted(swimmy.__all__) == [
-        "Cluster", "Event", "Handle", "LogLine", "Mpi", "Owner", "PodView", "Pods", "Volume", "attach", "cancel", "claim",
-        "config_map", "empty_dir", "errors", "host_path", "mpi", "rank", "run", "runs", "secret", "size", "submit",
+        "Ahead", "Cluster", "Event", "Handle", "LogLine", "Mpi", "Owner", "PodView", "Pods", "Volume", "ahead", "attach",
+        "cancel", "claim", "config_map", "empty_dir", "errors", "host_path", "mpi", "rank", "run", "runs", "secret", "size",
+        "submit", "submit_each",
     ]  # fmt: skip
     for name in swimmy.__all__:
         assert getattr(swimmy, name) is not None
@@ -70,7 +74,7 @@ def test_the_log_is_part_of_an_errors_text() -> None:
 
 def test_rbac_is_printed_without_a_cluster(capsys: Any) -> None:
     assert main(["rbac", "--namespace", "team", "--user", "alice", "--network-policy"]) == 0
-    role, binding = (json.loads(each) for each in capsys.readouterr().out.split("---"))
+    role, binding = yaml.safe_load_all(capsys.readouterr().out)
     assert role["metadata"] == {"name": "swimmy", "namespace": "team"}
     assert binding["subjects"] == [{"kind": "User", "name": "alice", "apiGroup": "rbac.authorization.k8s.io"}]
     assert any("networkpolicies" in rule["resources"] for rule in role["rules"])
@@ -86,7 +90,49 @@ def test_help_names_the_commands(capsys: Any) -> None:
 
 def test_without_a_kubeconfig_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(ClusterUnreachable, match="Set KUBECONFIG"):
+    with pytest.raises(ClusterUnreachable, match=r"[^.]\. Set KUBECONFIG"):
         swimmy.Cluster()
     assert main(["ps"]) == 1
     assert "Set KUBECONFIG" in capsys.readouterr().err
+
+
+_KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: u, user: {}}]
+contexts: [{name: one, context: {cluster: c, user: u}}]
+current-context: one
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "error", "words"),
+    [
+        (None, None, ClusterUnreachable, "there is no kubeconfig at"),
+        ("a: b: c: [", None, ClusterUnreachable, "is no kubeconfig"),
+        ("hello", None, ClusterUnreachable, "is no kubeconfig"),
+        ("", None, ClusterUnreachable, "is empty"),
+        (_KUBECONFIG.replace("current-context: one", "current-context: two"), None, ClusterUnreachable, "name two"),
+        (_KUBECONFIG, "two", SpecError, "context 'two' is not in the kubeconfig; known: one"),
+    ],
+)
+def test_a_wrong_kubeconfig_is_said_in_words(
+    tmp_path: Path, text: str | None, context: str | None, error: Any, words: str
+) -> None:
+    path = tmp_path / "kubeconfig"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(error, match=re.escape(words)):
+        swimmy.Cluster(str(path), context)
+
+
+def test_a_namespace_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text(_KUBECONFIG)
+    cluster = swimmy.Cluster(str(tmp_path / "kubeconfig"), namespace="nobodys")
+    said = json.dumps({"message": 'namespaces "nobodys" not found'}).encode()
+    error = cluster._refusal("create Job", SimpleNamespace(status=404, read=lambda: said))
+    cluster.close()
+    assert isinstance(error, SpecError)
+    assert "has no namespace 'nobodys'" in str(error)
+    assert "kubectl create namespace nobodys" in str(error)

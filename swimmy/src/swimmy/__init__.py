@@ -9,25 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swimmy import errors
-    from swimmy.api import attach, cancel, run, runs, submit
+    from swimmy.api import ahead, attach, cancel, run, runs, submit, submit_each
     from swimmy.handle import Event, Handle, LogLine, PodView
     from swimmy.inside import rank, size
     from swimmy.kubernetes import Cluster
     from swimmy.manifests import Owner
+    from swimmy.record import Ahead
     from swimmy.spec import Mpi, Pods, Volume, claim, config_map, empty_dir, host_path, mpi, secret
 
 _HOMES = {
-    "swimmy.api": ("attach", "cancel", "run", "runs", "submit"),
+    "swimmy.api": ("ahead", "attach", "cancel", "run", "runs", "submit", "submit_each"),
     "swimmy.handle": ("Event", "Handle", "LogLine", "PodView"),
     "swimmy.inside": ("rank", "size"),
     "swimmy.kubernetes": ("Cluster",),
     "swimmy.manifests": ("Owner",),
+    "swimmy.record": ("Ahead",),
     "swimmy.spec": ("Mpi", "Pods", "Volume", "claim", "config_map", "empty_dir", "host_path", "mpi", "secret"),
 }
 
 __all__ = [
-    "run", "submit", "attach", "cancel", "runs",
-    "Pods", "Mpi", "mpi", "Cluster", "Owner",
+    "run", "submit", "submit_each", "ahead", "attach", "cancel", "runs",
+    "Pods", "Mpi", "mpi", "Cluster", "Owner", "Ahead",
     "Volume", "claim", "config_map", "empty_dir", "host_path", "secret",
     "Handle", "Event", "LogLine", "PodView",
     "rank", "size", "errors",

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -19,7 +20,8 @@ from swimmy.follow import Follower
 from swimmy.handle import Handle
 from swimmy.kubernetes import Cluster, NotFound
 from swimmy.manifests import RUN_LABEL, Owner
-from swimmy.record import Access, Spec
+from swimmy.objects import Objects
+from swimmy.record import Access, Ahead, Spec
 from swimmy.spec import Mpi, Pods, check
 
 Reach = Literal["auto", "direct", "forward"]
@@ -37,7 +39,7 @@ def submit(
     args: Iterable[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    pods: Pods,
+    pods: Pods | Ahead,
     mpi: Mpi | None = None,
     cluster: Cluster | None = None,
     name: str | None = None,
@@ -45,31 +47,89 @@ def submit(
     detach: bool = False,
     reach: Reach = "auto",
     owner: Owner | None = None,
+    ahead: Sequence[Ahead] = (),
 ) -> Handle:
     """Starts ``function(*args, **kwargs)`` on every rank of the Pods and returns a handle at once.
 
     ``mpi=None`` starts one rank per Pod without MPI. ``modules`` are sent along with the code, besides the function's own.
     ``detach`` leaves the run alone when this process ends (``attach`` finds it again, from this machine). ``reach`` says
     how the agents are reached: through the API server ("forward"), by their addresses ("direct"), or as fits where this
-    process runs. ``owner``: the run ends with that object.
+    process runs. ``owner``: the run ends with that object. ``ahead`` are made together with this run, for its function to
+    submit to: as ``pods`` of a run whose ``owner`` is this run's Job.
 
     Raises SpecError for what is wrong with the arguments, ClusterUnreachable where no cluster is known; everything later is
     raised by ``Handle.result``.
     """
-    check(pods, mpi)
+    pods, mpi, made = _made(pods, mpi, owner)
     if reach not in ("auto", "direct", "forward"):
         raise SpecError(f"reach={reach!r}; known: 'auto', 'direct', 'forward'")
     payload = code.dumps(function, args, kwargs, modules)
     cluster = cluster if cluster is not None else Cluster()
     direct = reach == "direct" or (reach == "auto" and cluster.inside)
-    run_id = new_run_id(str(name or getattr(function, "__name__", "run")))
-    spec = Spec(run_id, pods, mpi or _SINGLE, payload, detach, direct, owner)
-    handle = Handle(Follower(cluster, spec), detached=detach)
+    run_id = made[0] if made else new_run_id(str(name or getattr(function, "__name__", "run")))
+    access = made[1] if made else None
+    spec = Spec(run_id, pods, mpi or _SINGLE, payload, detach, direct, owner, made=access, ahead=tuple(ahead))
+    handle = Handle(Follower(Objects(cluster, spec), spec), detached=detach)
     if detach:
         with handle._record.changed:
             handle._record.changed.wait_for(lambda: handle._record.started or handle._record.ended)
         _remember(cluster, spec, handle)
     return handle
+
+
+def ahead(name: str, *, pods: Pods, mpi: Mpi | None = None, each: bool = False) -> Ahead:
+    """Pods for a run that is submitted later, by the function of the run with which they are made (``submit(ahead=)``).
+
+    Their images are fetched and their agents started while that run's own Pods start. ``each``: for ``submit_each``.
+    Raises SpecError for what is wrong with them.
+    """
+    check(pods, mpi)
+    cleaned = new_run_id(name[:24])
+    return Ahead(cleaned, pods, mpi or _SINGLE, each, Keys.new(), Keys.new(), Keys.new())
+
+
+def _made(pods: Pods | Ahead, mpi: Mpi | None, owner: Owner | None) -> tuple[Pods, Mpi | None, tuple[str, Access] | None]:
+    """What is to run, and, where its objects were made ahead, its id and its keys."""
+    if isinstance(pods, Pods):
+        check(pods, mpi)
+        return pods, mpi, None
+    if owner is None:
+        raise SpecError("Pods that were made ahead are of the run with which they were made: owner= must name its Job")
+    return pods.pods, pods.mpi, (pods.run(owner.name), Access(pods.client, pods.server.public))
+
+
+def submit_each(
+    function: Callable[..., Any],
+    args: Sequence[Iterable[Any]],
+    *,
+    pods: Pods | Ahead,
+    mpi: Mpi | None = None,
+    cluster: Cluster | None = None,
+    name: str | None = None,
+    modules: Iterable[ModuleType] = (),
+    owner: Owner | None = None,
+) -> list[Handle]:
+    """Starts ``function(*args[i])`` on the ranks of Pod ``i``, each Pod a world of its own, and returns a handle for each.
+
+    One that fails, or whose Pod is lost, ends alone: the others go on. All Pods are of one Job, and the requests to the API
+    server are as many as for one Pod. ``pods.replicas`` is not used: there are as many as ``args``. The Pods are reached by
+    their addresses, so this is for programs inside the cluster. The rest, and what is raised, is as with ``submit``.
+    """
+    pods, mpi, made = _made(pods, mpi, owner)
+    if made and pods.replicas != len(args):
+        raise SpecError(f"{pods.replicas} Pods were made ahead, and there are arguments for {len(args)}")
+    asked = replace(pods, replicas=len(args))
+    check(asked, mpi)
+    cluster = cluster if cluster is not None else Cluster()
+    run_id = made[0] if made else new_run_id(str(name or getattr(function, "__name__", "run")))
+    how = mpi or _SINGLE
+    access = made[1] if made else None
+    objects = Objects(cluster, Spec(run_id, asked, how, b"", False, True, owner, alone=True, made=access))
+    one = replace(pods, replicas=1)
+    specs = [Spec(run_id, one, how, code.dumps(function, each, None, modules), False, True, owner) for each in args]
+    # All join before the first of them creates anything.
+    followers = [Follower(objects, spec, index) for index, spec in enumerate(specs)]
+    return [Handle(follower, detached=False) for follower in followers]
 
 
 def run(
@@ -137,7 +197,7 @@ def attach(run: str, *, cluster: Cluster | None = None) -> Handle:
         raise RunGone(f"run {run!r} is no longer on the cluster (namespace {cluster.namespace!r})") from None
     access = Access(Keys(*known["client"]), known["server"])
     spec = Spec(run, Pods(**known["pods"]), Mpi(*known["mpi"]), b"", True, known["direct"], attached=access)
-    return Handle(Follower(cluster, spec), detached=True)
+    return Handle(Follower(Objects(cluster, spec), spec), detached=True)
 
 
 def cancel(run: str, *, cluster: Cluster | None = None) -> None:

@@ -17,6 +17,7 @@
     │   └── DeadlineExceeded        the run's own time limit (not retryable)
     ├── AgentError
     │   ├── AgentSilent             the Pod runs, its agent does not answer
+    │   ├── AgentKilled             the agent's process was killed, and the Pod with it
     │   ├── VersionMismatch         Python, swimmy or cloudpickle differ between here and the image
     │   └── LeaseLost               the agents gave up because nobody renewed their lease
     ├── LaunchError                 mpiexec failed before the ranks ran
@@ -135,6 +136,12 @@ class AgentError(SwimmyError):
 
 class AgentSilent(AgentError):
     """The Pod runs, its agent does not answer."""
+
+    retryable = True
+
+
+class AgentKilled(AgentError):
+    """The agent was killed by a signal, not by memory; its Pod ended with it."""
 
     retryable = True
 

@@ -73,5 +73,11 @@ def explained(entry: Mapping[str, Any], pods: Pods, names: Mapping[int, str], lo
         )
     if cause == "launch":
         code = "" if entry["code"] is None else f" (the launcher ended {code_in_words(entry['code'])})"
-        return errors.LaunchError(f"the ranks could not be started from Pod {pod}{code}: {entry['text']}", **known, log=log)
+        failed = errors.LaunchError(
+            f"the ranks could not be started from Pod {pod}{code}: {entry['text'] or 'it has said nothing'}",
+            **known,
+            log=log,
+        )
+        failed.retryable = entry["code"] is not None and entry["code"] < 0  # the launcher was killed
+        return failed
     return errors.RankFailed(f"{where} ended {code_in_words(entry['code'])} before it was done", **known, log=log)

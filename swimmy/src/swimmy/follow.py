@@ -7,22 +7,20 @@ from __future__ import annotations
 import hashlib
 import json
 import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 
-from swimmy import errors, manifests
-from swimmy.channel import Caller, Keys, Loop, Waker, new_context
+from swimmy import errors
+from swimmy.channel import Caller, Loop, Waker, new_context
 from swimmy.explain import STRONG, explained
-from swimmy.kubernetes import Cluster, Forward, NotFound, PodSource
-from swimmy.manifests import Owner
+from swimmy.kubernetes import Forward, NotFound
+from swimmy.objects import Objects
 from swimmy.protocol import CHUNK, PORT, Header, differences, facts
 from swimmy.reasons import Finding, Table, refined
 from swimmy.record import Access, Record, Spec
-from swimmy.watch import ListWatch
 
 _FOLLOW_WAIT = 2.0  # seconds that the leader may hold back an answer when there is nothing to tell
 _EVENT_PAUSES = (
@@ -38,17 +36,17 @@ _EVENT_PAUSES = (
 class Follower:
     """Runs in a thread of its own; ``request_end`` may be called from any."""
 
-    def __init__(self, cluster: Cluster, spec: Spec) -> None:
-        self.cluster, self.spec, self.record = cluster, spec, Record()
-        self.table = Table(spec.run, spec.pods, time.monotonic())
+    def __init__(self, objects: Objects, spec: Spec, pod: int | None = None) -> None:
+        """``pod``: follow that Pod of the Job alone, which is a world of its own; ``spec`` is then that Pod's."""
+        self.objects, self.cluster, self.spec, self.record = objects, objects.cluster, spec, Record()
+        self.pod = pod
+        self.table = Table(spec.run, spec.pods, time.monotonic(), first=pod or 0)
+        objects.join(pod, self._pod_changed, self._watch_trouble)
         self._loop, self._waker = Loop(), Waker()
         self._loop.watch(self._waker, self._waker.drain)
         self._changes: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._stopping = threading.Event()
         self._end: str | None = None
         self._trouble: str | None = None
-        self._source: PodSource | None = None
-        self._watcher: threading.Thread | None = None
         self._context = new_context()
         self._caller: Caller | None = None
         self._forward: Forward | None = None
@@ -57,7 +55,6 @@ class Follower:
         self._finding: tuple[float, Finding] | None = None
         self._peers: dict[int, str] = {}
         self._lost_pods: dict[int, set[str]] = {}
-        self._created = False
         self._after = 0
         self._failed: dict[str, Any] | None = None
         self._done: dict[int, int] = {}
@@ -94,15 +91,8 @@ class Follower:
             self._finish(code, reason)
 
     def _go(self) -> None:
-        if self.spec.attached is None:
-            access = self._create()
-        else:
-            access, self._created = self.spec.attached, True
-        self.record.access = access
-        self._source = self.cluster.pods_of(self.spec.run)
-        watch = ListWatch(self._source, self._pod_changed, self._watch_trouble, self._stopping.wait)
-        self._watcher = threading.Thread(target=self._watch, args=(watch,), name=f"watch {self.spec.run}", daemon=True)
-        self._watcher.start()
+        access = self.record.access = self.objects.create()
+        self.record.note(kind="created", job=self.spec.run)
         self.record.enter("scheduling")
         self._until(self.table.all_running, self._start_problem)
         self._peers = self._addresses()
@@ -112,35 +102,6 @@ class Follower:
         self._follow(access)
         self.record.results = [self._result(rank) for rank in sorted(self._done)]
         self.record.enter("done")
-
-    def _watch(self, watch: ListWatch) -> None:
-        try:
-            watch.run()
-        except errors.SwimmyError as error:
-            self._changes.put(("error", error))
-            self._waker.wake()
-
-    def _create(self) -> Access:
-        """Job, then Secret and NetworkPolicy, which the Job owns from their first moment: a client killed in between
-        leaves nothing.
-        """
-        spec = self.spec
-        job = self.cluster.create(manifests.job(spec.run, spec.pods, spec.mpi, owner=spec.owner))
-        self._created = True
-        owner = Owner("batch/v1", "Job", spec.run, job["metadata"]["uid"])
-        server, agent, own = Keys.new(), Keys.new(), Keys.new()
-        keys = {
-            "server-public": server.public,
-            "server-secret": server.secret,
-            "agent-public": agent.public,
-            "agent-secret": agent.secret,
-            "client-public": own.public,
-        }
-        self.cluster.create(manifests.secret(spec.run, keys, owner))
-        if spec.pods.network_policy:
-            self.cluster.create(manifests.network_policy(spec.run, owner))
-        self.record.note(kind="created", job=spec.run)
-        return Access(own, server.public)
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
@@ -168,7 +129,7 @@ class Follower:
             self._events_read, self._events_due = 0, now
             return
         if now >= self._events_due:
-            self.table.events = self.cluster.list_events(self.spec.run)
+            self.table.events = self.objects.events()
             self._events_read = min(self._events_read + 1, len(_EVENT_PAUSES) - 1)
             self._events_due = now + _EVENT_PAUSES[self._events_read]
 
@@ -295,7 +256,7 @@ class Follower:
             answer, _ = self._call(request, self.spec.payload[have : have + CHUNK])
             have = answer["have"]
         self._call(self._order(digest, total))
-        self.cluster.set_deadline(self.spec.run, int(self.spec.pods.deadline) if self.spec.pods.deadline else None)
+        self.objects.begun(self.pod)
 
     def _order(self, digest: str, total: int) -> Header:
         spec = self.spec
@@ -394,20 +355,15 @@ class Follower:
     def _finish(self, code: int, reason: str) -> None:
         """Ends the Pods (unless the run is left alone), and everything that this process opened."""
         try:
-            if self._end != "leave" and self._created:
-                if self._caller is not None:
-                    self._caller.call({"op": "stop", "code": code, "reason": reason})
-                self.cluster.delete_job(self.spec.run)
+            stays = self._end == "leave"
+            if not stays and self._caller is not None:
+                self._caller.call({"op": "stop", "code": code, "reason": reason})
+            self.objects.leave(self.pod, delete=not stays)
         except errors.SwimmyError as error:
             # The agents' lease and the Job's time to live end what could not be ended here.
             self.record.note(kind="cleanup", trouble=str(error))
         finally:
-            self._stopping.set()
             self._disconnect()
-            if self._source is not None:
-                self._source.stop()
-            if self._watcher is not None:
-                self._watcher.join()
             self._context.term()
             self._waker.close()
             with self.record.changed:

@@ -22,6 +22,7 @@ from kubernetes import config as kube_config
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream import ws_client
 from websocket import WebSocketException
+from yaml import YAMLError
 
 from swimmy.errors import ClusterUnreachable, PermissionMissing, QuotaExceeded, SpecError, SwimmyError
 from swimmy.manifests import RUN_LABEL, Manifest
@@ -60,13 +61,23 @@ class Cluster:
                 self.inside = True
                 found = _service_account_namespace()
             else:
+                paths = [] if kubeconfig is None else kubeconfig.split(os.pathsep)
+                if paths and not any(os.path.exists(os.path.expanduser(path)) for path in paths):
+                    raise ClusterUnreachable(f"there is no kubeconfig at {kubeconfig!r}; kubectl's is ~/.kube/config")
+                chosen = None if context is None else self._context(kubeconfig, context)
                 config.load_kube_config(kubeconfig, context, client_configuration=settings)
-                _, active = config.list_kube_config_contexts(kubeconfig)
-                chosen = active if context is None else self._context(kubeconfig, context)
+                if chosen is None:
+                    _, chosen = config.list_kube_config_contexts(kubeconfig)
                 found = chosen["context"].get("namespace", "default")
         except (ConfigException, OSError) as error:
             raise ClusterUnreachable(
-                f"no cluster is known here: {error}. Set KUBECONFIG to a kubeconfig file, or pass kubeconfig= and context="
+                f"no cluster is known here: {str(error).rstrip('.')}. Set KUBECONFIG to a kubeconfig "
+                "file, or pass kubeconfig= and context="
+            ) from None
+        except (YAMLError, TypeError, AttributeError, KeyError) as error:  # the client takes any file for a kubeconfig
+            where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+            raise ClusterUnreachable(
+                f"{where} is no kubeconfig ({_shortly(error)}); `kubectl config view` says what it holds"
             ) from None
         settings.retries = False
         self.namespace = namespace or found
@@ -128,6 +139,12 @@ class Cluster:
         except ValueError:
             message = text
         where = f"in namespace {self.namespace!r}"
+        if response.status == 404 and message.startswith("namespaces "):
+            return SpecError(
+                f"{what}: the cluster {self.server} has no namespace {self.namespace!r}; name one by namespace=, or have "
+                f"it made: kubectl create namespace {self.namespace}",
+                reason="NoNamespace",
+            )
         if response.status == 404:
             return NotFound(f"{what}: {message}")
         if response.status == 410:

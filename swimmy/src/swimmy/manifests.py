@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,14 +41,17 @@ class Owner:
         return {"apiVersion": self.api_version, "kind": self.kind, "name": self.name, "uid": self.uid}
 
 
-def job(run: str, pods: Pods, mpi: Mpi, *, owner: Owner | None = None) -> Manifest:
-    """The Indexed Job of a run.
+def job(
+    run: str, pods: Pods, mpi: Mpi, *, owner: Owner | None = None, alone: bool = False, after: int = 0
+) -> Manifest:  # fmt: skip
+    """The Indexed Job of a run. ``alone``: a Pod that fails is not made again, and the others go on without it.
+    ``after``: seconds that it may wait for the run that gives it its work.
 
     It is created before the Secret that its Pods wait for, so that the Secret can have it as its owner from its first
     moment; and with a deadline that ends it if its client dies before all agents answer: agents that never started can keep
     no lease.
     """
-    boot = int(pods.schedule_timeout + pods.start_timeout + pods.lease)
+    limit = boot(pods) + after
     labels = {**pods.labels, RUN_LABEL: run}
     metadata: Manifest = {"name": run, "labels": dict(labels), "annotations": dict(pods.annotations)}
     spec: Manifest = {
@@ -55,16 +59,18 @@ def job(run: str, pods: Pods, mpi: Mpi, *, owner: Owner | None = None) -> Manife
         "parallelism": pods.replicas,
         "completions": pods.replicas,
         "ttlSecondsAfterFinished": TTL,
-        "activeDeadlineSeconds": min(boot, int(pods.deadline)) if pods.deadline else boot,
+        "activeDeadlineSeconds": min(limit, int(pods.deadline)) if pods.deadline else limit,
         "template": {
             "metadata": {"labels": dict(labels), "annotations": dict(pods.annotations)},
-            "spec": pod(run, pods),
+            "spec": pod(run, pods, after),
         },
     }
     if mpi.world == "pod" and pods.restarts:
         # A replacement starts as soon as the old Pod is told to end: the kubelet of a lost machine never confirms it.
         spec |= {"backoffLimitPerIndex": pods.restarts, "podReplacementPolicy": "TerminatingOrFailed"}
         spec["maxFailedIndexes"] = 0
+    elif alone:
+        spec["backoffLimitPerIndex"] = 0
     else:
         spec["backoffLimit"] = 0
     if pods.queue:
@@ -75,7 +81,12 @@ def job(run: str, pods: Pods, mpi: Mpi, *, owner: Owner | None = None) -> Manife
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
-def pod(run: str, pods: Pods) -> Manifest:
+def boot(pods: Pods) -> int:
+    """Seconds after which a run that nobody has begun to follow ends."""
+    return int(pods.schedule_timeout + pods.start_timeout + pods.lease)
+
+
+def pod(run: str, pods: Pods, after: int = 0) -> Manifest:
     """The Pod's spec: closed by default, as the Pod security level ``restricted`` demands."""
     volumes: list[Manifest] = [
         {"name": "swimmy-keys", "secret": {"secretName": run, "defaultMode": 0o400}},
@@ -107,7 +118,7 @@ def pod(run: str, pods: Pods) -> Manifest:
             "fsGroup": pods.user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [{**_container(run, pods), "volumeMounts": mounts}],
+        "containers": [{**_container(run, pods, after), "volumeMounts": mounts}],
         "volumes": volumes,
     }
     optional = {
@@ -123,7 +134,7 @@ def pod(run: str, pods: Pods) -> Manifest:
     return strategic_merge(spec, pods.patch)
 
 
-def _container(run: str, pods: Pods) -> Manifest:
+def _container(run: str, pods: Pods, after: int) -> Manifest:
     requests = {"cpu": quantity(pods.cpus, "cpus"), "memory": quantity(pods.memory, "memory")}
     limits = {"memory": requests["memory"]}
     if pods.cpu_limit is not None:
@@ -134,6 +145,7 @@ def _container(run: str, pods: Pods) -> Manifest:
     own = {
         "SWIMMY_RUN": run,
         "SWIMMY_PORT": str(PORT),
+        "SWIMMY_BOOT": str(boot(pods) + after),
         "SWIMMY_LEASE": f"{pods.lease:g}",
         "SWIMMY_GRACE": f"{pods.grace:g}",
         "SWIMMY_KEEP": f"{pods.keep:g}",
@@ -214,10 +226,12 @@ def rbac(namespace: str, subject: Manifest, *, network_policy: bool = False) -> 
         "metadata": {"name": "swimmy", "namespace": namespace},
         "rules": [{"apiGroups": [group], "resources": [kind], "verbs": list(verbs)} for group, kind, verbs in rules],
     }
+    # Of each subject its own: a second one that is applied must not take the place of the first.
+    whose = re.sub("[/%]", "-", f"{subject['kind'].lower()}-{subject['name']}")
     binding: Manifest = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
-        "metadata": {"name": "swimmy", "namespace": namespace},
+        "metadata": {"name": f"swimmy-{whose}", "namespace": namespace},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "swimmy"},
         "subjects": [subject],
     }
@@ -267,5 +281,5 @@ def _merge_lists(base: list[Manifest], patch: list[Manifest], key: str) -> list[
 
 
 def as_yaml(manifests: list[Manifest]) -> str:
-    """Documents that kubectl takes (JSON is YAML)."""
-    return "\n---\n".join(json.dumps(each, indent=2) for each in manifests) + "\n"
+    """Documents that kubectl takes. JSON is YAML, but what begins with a brace is read as JSON alone, of one document."""
+    return "".join(f"---\n{json.dumps(each, indent=2)}\n" for each in manifests)

@@ -45,10 +45,14 @@ def decode(frames: list[bytes]) -> tuple[Header, bytes]:
 
 def facts() -> dict[str, str]:
     """The versions that must agree between the process that pickles and the process that unpickles."""
+    try:
+        version = importlib.metadata.version("swimmy")
+    except importlib.metadata.PackageNotFoundError:  # its sources are on the path, and it is not installed
+        version = "of unknown version"
     return {
         "protocol": str(PROTOCOL),
         "Python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "swimmy": importlib.metadata.version("swimmy"),
+        "swimmy": version,
         "cloudpickle": cloudpickle.__version__,
     }
 

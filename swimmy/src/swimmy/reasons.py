@@ -27,6 +27,9 @@ _PATIENCE = {
     "FailedCreatePodSandBox": 30.0,
     "FailedCreate": 3.0,
 }
+_LATE = ("failed to sync", "no relationship found between node")
+"""What a kubelet says of a volume that it will get: it is busy, or the API server has not heard yet that the Pod and its
+volumes belong to the kubelet's node. What is not there is told in other words."""
 _IMAGE = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -56,8 +59,9 @@ class Finding:
 class Table:
     """The Pods of one run: takes changes and events, tells what is wrong and how far it is."""
 
-    def __init__(self, run: str, pods: Pods, now: float) -> None:
-        self.run, self.pods, self.started = run, pods, now
+    def __init__(self, run: str, pods: Pods, now: float, first: int = 0) -> None:
+        """``first``: the index that counts as 0, where only one of a Job's Pods is looked at."""
+        self.run, self.pods, self.started, self.first = run, pods, now, first
         self.seen: dict[str, Seen] = {}
         self.events: list[Object] = []
 
@@ -70,12 +74,13 @@ class Table:
         self.seen[uid].gone = kind == "deleted"
 
     def current(self) -> dict[int, Seen]:
-        """The newest Pod of each index."""
+        """The newest Pod of each index, counted from the first."""
         found: dict[int, Seen] = {}
         for each in sorted(self.seen.values(), key=lambda each: each.pod["metadata"].get("creationTimestamp", "")):
-            other = found.get(each.index)
+            index = each.index - self.first
+            other = found.get(index)
             if other is None or other.leaving or other.phase == "Failed" or not each.leaving:
-                found[each.index] = each
+                found[index] = each
         return found
 
     def all_running(self) -> bool:
@@ -84,7 +89,7 @@ class Table:
 
     def waits_long(self, now: float) -> bool:
         """Whether something waits whose reason may stand in an event only."""
-        if not self.seen:
+        if len(self.current()) < self.pods.replicas:
             return now - self.started > 1.0
         starting = [each for each in self.current().values() if each.phase == "Pending" and each.node]
         return any(now - each.since.setdefault("starting", now) > 2.0 for each in starting)
@@ -93,7 +98,7 @@ class Table:
 
     def findings(self, now: float) -> list[Finding]:
         found = [finding for each in self.current().values() if (finding := self.finding(each, now)) is not None]
-        if not self.seen and (finding := self._no_pods(now)) is not None:
+        if len(self.current()) < self.pods.replicas and (finding := self._no_pods(now)) is not None:
             found.append(finding)
         return found
 
@@ -175,6 +180,9 @@ class Table:
                 continue
             age = self._age(each, reason, now)
             fatal = age >= _PATIENCE[reason]
+            if reason == "FailedMount" and any(words in message for words in _LATE):
+                sentence = f"Pod {each.name} waits: the kubelet of {each.node} has not read its volumes yet ({message})"
+                return Finding(errors.ContainerConfigError, each.name, reason, sentence, False, now - age)
             if reason in ("FailedMount", "FailedAttachVolume"):
                 sentence = (
                     f"Pod {each.name} on {each.node} waits for a volume: {message}. Create the Secret, ConfigMap or "
@@ -194,17 +202,33 @@ class Table:
             fatal = now - self.started >= _PATIENCE["FailedCreate"]
             if "exceeded quota" in message:
                 sentence = (
-                    f"no Pod of run {self.run} may be created: {message}. Each asks for {asked(self.pods)}: ask for "
-                    "less, or have the "
-                    "quota raised"
+                    f"{self._how_many()} of run {self.run} may be created: {message}. Each asks for {asked(self.pods)}: "
+                    "ask for less, or have the quota raised"
                 )
                 return Finding(errors.QuotaExceeded, self.run, "quota", sentence, fatal, self.started)
             if "violates PodSecurity" in message:
                 sentence = f"Pod security refuses the Pods: {message}. Leave out what it names (hostPath, patch=)"
                 return Finding(errors.PermissionMissing, self.run, "PodSecurity", sentence, fatal, self.started)
-            sentence = f"no Pod of run {self.run} can be created: {message}"
+            if "error looking up service account" in message:
+                account = self.pods.service_account or "default"
+                sentence = (
+                    f"no Pod of run {self.run} can be created: its service account {account!r} is not in the namespace; "
+                    f"kubectl create serviceaccount {account}, and `swimmy rbac --service-account {account}` for its Role"
+                )
+                return Finding(errors.PermissionMissing, self.run, "NoServiceAccount", sentence, fatal, self.started)
+            sentence = f"{self._how_many()} of run {self.run} can be created: {message}"
             return Finding(errors.NotPlaced, self.run, "FailedCreate", sentence, fatal, self.started)
+        if self.pods.queue and not self.seen:
+            sentence = (
+                f"the queue {self.pods.queue!r} has not let run {self.run} in; `kubectl get workloads` says why, and "
+                "schedule_timeout= how long to wait for it"
+            )
+            return Finding(errors.NotPlaced, self.run, "Queued", sentence, False, self.started)
         return None
+
+    def _how_many(self) -> str:
+        there = len(self.current())
+        return f"only {there} of {self.pods.replicas} Pods" if there else "no Pod"
 
     def _lost(self, each: Seen, now: float) -> Finding | None:
         disruption = each.condition("DisruptionTarget")
@@ -258,7 +282,8 @@ class Table:
             return Finding(errors.ImportFailed, each.name, "ImportFailed", sentence, True, now)
         how = code_in_words(code) if code is not None else "in a way that the kubelet does not tell"
         sentence = f"the agent of {where} ended {how}: {_reason_of(message) or reason or 'nothing more is known'}"
-        return Finding(errors.AgentError, each.name, reason or "Error", sentence, True, now)
+        kind = errors.AgentKilled if code is not None and code > 128 else errors.AgentError
+        return Finding(kind, each.name, reason or "Error", sentence, True, now)
 
     # -- how far it is --------------------------------------------------------------------------------------------
 

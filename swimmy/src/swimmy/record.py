@@ -20,6 +20,26 @@ class Access:
     server: str
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """Pods that are made together with those of another run, which is to give them their work: `swimmy.ahead`.
+
+    Holds secret keys: it travels in the payload of that other run, over its agents' own channel.
+    """
+
+    name: str
+    pods: Pods
+    mpi: Mpi
+    alone: bool
+    server: Keys
+    agent: Keys
+    client: Keys
+
+    def run(self, owner: str) -> str:
+        """The run's id, by that of the run with which it is made."""
+        return f"{owner}-{self.name}"
+
+
 @dataclass
 class Spec:
     """A run as it was asked for."""
@@ -32,6 +52,12 @@ class Spec:
     direct: bool = False
     owner: Owner | None = None
     attached: Access | None = None
+    alone: bool = False
+    """Each Pod is a world of its own, which is followed, and may fail, alone."""
+    made: Access | None = None
+    """Its objects were made ahead, and these are its keys."""
+    ahead: tuple[Ahead, ...] = ()
+    """What is made together with it."""
 
 
 @dataclass

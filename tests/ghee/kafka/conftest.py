@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # at the end: folders of tests 
 
 from servers.contract import pytest_runtest_makereport, running
 from servers.kafka import Kafka
+from servers.registry import Registry
 
 # `tox -e ghee` runs without the extra; `tox -e servers` has it.
 collect_ignore_glob = [] if importlib.util.find_spec("confluent_kafka") else ["test_*.py"]
@@ -24,6 +25,11 @@ __all__ = ["pytest_runtest_makereport"]
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     yield from running(Kafka, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    yield from running(Registry, tmp_path_factory)
 
 
 @pytest.fixture

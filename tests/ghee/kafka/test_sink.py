@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from typing import Any
 
 import pyarrow as pa
@@ -137,14 +136,15 @@ def test_the_broker_goes_away_in_the_middle(own_kafka: Kafka, capfd: pytest.Capt
     pipeline = ghee.read(batches()).write(f"kafka://{own_kafka.address}/{topic}", settings=settings)
     run = ghee.run(pipeline, on="inline", wait=False)
     assert killed.wait(60)
-    assert not run.wait(6)  # longer than it takes until the run says so
+    said = ""
+    while f"ghee: waiting for kafka://{own_kafka.address}/{topic}: " not in said:
+        assert not run.wait(0.2), run.result
+        said += capfd.readouterr().out
     own_kafka.restart()
     assert run.wait(90)
     assert run.result
     assert sorted(int(message.value()) for message in read_all(own_kafka.address, topic)) == list(range(20_000))
-    said = capfd.readouterr().out
-    assert f"ghee: waiting for kafka://{own_kafka.address}/{topic}: " in said
-    assert "takes messages again after" in said
+    assert "takes messages again after" in said + capfd.readouterr().out
 
 
 # ── what is wrong is said ────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,10 +168,8 @@ def test_no_such_topic_and_no_such_partition(kafka: Kafka) -> None:
 
 
 def test_no_broker_is_told_within_seconds_and_wrong_credentials(kafka: Kafka) -> None:
-    began = time.monotonic()
     with pytest.raises(SinkError, match=r"no Kafka broker answers at 127.0.0.1:1 within 10 s"):
         ghee.run(ghee.read([{"value": ["x"]}]).write("kafka://127.0.0.1:1/t"), on="inline")
-    assert time.monotonic() - began < 30
     settings = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "ghee"}
     settings["sasl.password"] = "wrong"
     pipeline = ghee.read([{"value": ["x"]}]).write(f"kafka://{kafka.sasl_address}/t", settings=settings)
@@ -206,6 +204,7 @@ def test_wrong_batches(kafka: Kafka, batch: Any, options: dict[str, Any], said: 
         ("a", {"settings": {"transactional.id": "x"}}, "'transactional.id' is ghee's own"),
         ("a?group=g", {}, "option 'group' in the URL of a sink"),
         ("a", {"encode": "arrow", "key": "x"}, "a whole batch is one message"),
+        ("a", {"patience": "long"}, "patience='long' must be a number of seconds, 0 or more"),
         ("a", {"transactions": True}, "'write' has transactions=True.*read a topic with group= and without until="),
     ],
 )

@@ -393,7 +393,9 @@ class Simulation:
         rows = [batches * ROWS for batches in plan.splits]
         source = SourceRules(plan.epochs, orders.__getitem__, rows)
         if plan.endless:
-            source = SourceRules(0, orders.__getitem__, rows, {}, ended=False)
+            ends = [stage.index for stage in plan.stages if stage.kind == "loop"]
+            first = min((plan.start.get(index, Position()).epoch for index in ends), default=0)
+            source = SourceRules(first, orders.__getitem__, rows, {}, ended=False)
         self.coordinator = Coordinator(plan.stages, source, retries, plan.start)
         for stage in plan.stages:
             for index in range(stage.ranks if stage.begin is None else stage.begin * stage.world):

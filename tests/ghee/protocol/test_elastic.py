@@ -135,7 +135,10 @@ def test_it_shrinks_in_one_step_to_where_there_is_room_to_spare(replica: float, 
 def test_rates_that_vary_do_not_make_it_flap(replica: float, trainer: float, have: int, seed: int) -> None:
     pipe = Pipe(replica, [trainer], (1, 60), have=have, jitter=0.1, random=random.Random(seed))
     steps = pipe.run(90)
-    assert len(steps) <= 2
+    numbers = [have, *steps]
+    turns = [(b > a) != (c > b) for a, b, c in zip(numbers, numbers[1:], numbers[2:], strict=False)]
+    assert sum(turns) <= 1  # what was measured a little too low at first is corrected, and not taken back
+    assert len(steps) <= 4
     needed = trainer / replica
     assert pipe.have >= clip(0.95 * needed, (1, 60)) - 1
     assert pipe.have <= max(clip(1.5 * needed + 1, (1, 60)), 1)

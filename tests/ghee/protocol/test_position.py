@@ -41,15 +41,16 @@ def names(delivered: list[tuple[BatchId, Tail | None]]) -> list[BatchId]:
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("shape", ["plain", "map", "branches"])
 @pytest.mark.parametrize("crashes", [0, 2])
-def test_before_and_after_a_checkpoint_is_everything_once(shape: str, ordered: bool, crashes: int) -> None:
+@pytest.mark.parametrize("endless", [False, True])
+def test_before_and_after_a_checkpoint_is_everything_once(shape: str, ordered: bool, crashes: int, endless: bool) -> None:
     checked = sum(
-        check_one(random.Random(f"{shape} {ordered} {crashes} {seed}"), seed, shape, ordered, crashes)
+        check_one(random.Random(f"{shape} {ordered} {crashes} {seed}"), seed, shape, ordered, crashes, endless)
         for seed in range(CASES)
     )
     assert checked > CASES // 2, "hardly any case had a checkpoint: the test tests nothing"
 
 
-def check_one(draw: random.Random, seed: int, shape: str, ordered: bool, crashes: int) -> bool:
+def check_one(draw: random.Random, seed: int, shape: str, ordered: bool, crashes: int, endless: bool) -> bool:
     splits = [draw.randint(0, 5) for _ in range(draw.randint(1, 6))]
     epochs = draw.randint(1, 3)
     weights = [draw.choice([[0, 1], [1], [0, 0, 0, 1], [1, 3]]) for _ in range(4)]
@@ -57,11 +58,11 @@ def check_one(draw: random.Random, seed: int, shape: str, ordered: bool, crashes
     def outputs(stage: int, name: BatchId) -> int:
         return random.Random(f"{seed} {stage} {name}").choice(weights[stage])
 
-    tail = draw.choice([Tail.DROP, Tail.PAD, Tail.REPEAT])
+    tail = draw.choice([Tail.PAD, Tail.REPEAT] if endless else [Tail.DROP, Tail.PAD, Tail.REPEAT])
     before, after = draw.randint(1, 3), draw.randint(1, 3)
     first = Simulation(
         Plan(make_stages(draw, shape, before, ordered, tail), splits, epochs, outputs=outputs, every=draw.randint(1, 4),
-             orders=seed, crashes=crashes),
+             orders=seed, crashes=crashes, endless=endless),
         seed, retries=100,
     )  # fmt: skip
     assert isinstance(first.run(), m.Finish), first.outcome
@@ -78,7 +79,8 @@ def check_one(draw: random.Random, seed: int, shape: str, ordered: bool, crashes
             assert positions[stage] == record.position
     second = Simulation(
         Plan(make_stages(draw, shape, after, ordered, tail), splits, epochs, outputs=outputs, every=draw.choice([0, 2]),
-             orders=seed, start=positions, number=50, crashes=crashes),
+             orders=seed, start=positions, number=50, crashes=crashes,
+             endless=endless),
         seed + 1, retries=100,
     )  # fmt: skip
     assert isinstance(second.run(), m.Finish), second.outcome

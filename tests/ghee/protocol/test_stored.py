@@ -19,11 +19,17 @@ CASES = 25
 
 
 def make_stages(draw: random.Random, shape: str, ordered: bool) -> list[StageRules]:
-    """read [-> map] -> sink, read -> two sinks, or read -> loop and sink."""
+    """read [-> map] -> sink, read -> two sinks, read -> loop and sink, or read -> sink and map -> sink."""
     credit = draw.choice([3, 10, 50]) * 10
     stages = [StageRules(0, "read", None, draw.randint(1, 3), credit, ordered=ordered)]
     if shape == "map":
         stages.append(StageRules(1, "map", 0, draw.randint(1, 3), credit, 8, ordered, depth=1))
+    if shape == "branch":  # one branch may be an epoch ahead of the other, its map with it
+        first, second = draw.randint(1, 3), draw.randint(1, 3)
+        stages.append(StageRules(1, "write", 0, first, credit, ordered=ordered, depth=1, stores=True))
+        stages.append(StageRules(2, "map", 0, draw.randint(1, 3), credit, 8, ordered, depth=1))
+        stages.append(StageRules(3, "write", 2, second, credit, ordered=ordered, depth=2, stores=True))
+        return stages
     parent, depth = len(stages) - 1, len(stages)
     for number in range(1 if shape in ("plain", "map") else 2):
         ranks, index = draw.randint(1, 3), parent + 1 + number
@@ -36,7 +42,7 @@ def make_stages(draw: random.Random, shape: str, ordered: bool) -> list[StageRul
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize("shape", ["plain", "map", "sinks", "loop"])
+@pytest.mark.parametrize("shape", ["plain", "map", "sinks", "loop", "branch"])
 def test_recorded_parts_hold_every_batch_once_however_often_the_run_begins_again(shape: str, ordered: bool) -> None:
     went_on = sum(check_one(random.Random(f"{shape} {ordered} {seed}"), seed, shape, ordered) for seed in range(CASES))
     assert went_on > CASES // 2, "hardly any case went on after a part: the test tests nothing"

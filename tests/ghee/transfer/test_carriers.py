@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import ghee
 from ghee.codec import decode, encode
 from ghee.launch.local import LocalLauncher
+from ghee.transfer import shm
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.frames import FrameStore
 from ghee.transfer.inproc import CopyStore, Exchange
@@ -358,3 +359,30 @@ def test_every_kind_of_batch_goes_through_a_run_of_processes() -> None:
     assert len(found) == len(batches)
     for sent, arrived in zip(batches, found, strict=True):
         assert same(sent, arrived)
+
+
+def test_a_wrong_note_is_told_from_a_sender_that_has_died() -> None:
+    """The batch of a sender that has died is made again; a note that a living one got wrong must fail the run."""
+    ready, go_on = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:  # a sender that lives until it is told to die
+        os.write(ready[1], b".")
+        os.read(go_on[0], 1)
+        os._exit(0)
+    receiver = SharedStore()
+    try:
+        os.read(ready[0], 1)
+        wrong = shm._Note(child, 9_999, 0, 1 << 20, ((0, 1 << 20),), False)
+        with pytest.raises(ValueError, match=f"descriptor 9999 of process {child}, which lives and has it not"):
+            receiver.open("", wrong, [])
+        os.write(go_on[1], b".")
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(OSError, match="No such file"):  # dead, and not buried yet
+            receiver.open("", wrong, [])
+        os.waitpid(child, 0)
+        with pytest.raises(OSError, match="No such file"):
+            receiver.open("", wrong, [])
+    finally:
+        receiver.close()
+        for descriptor in (*ready, *go_on):
+            os.close(descriptor)

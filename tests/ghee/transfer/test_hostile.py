@@ -26,11 +26,11 @@ from ghee.protocol import messages as m
 from ghee.protocol.delivery import Once
 from ghee.protocol.messages import RankId
 from ghee.transfer import zeromq
-from ghee.transfer.manager import Arrived, Instructions, Report
+from ghee.transfer.wire import Arrived, Instructions, Report
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
-CONNECTIONS = 50_000
-"""To all sockets of a run together, over each of two carriers."""
+CONNECTIONS = int(os.environ.get("GHEE_HOSTILE_CONNECTIONS", "50000"))
+"""To all four sockets of a run together, over each of two carriers. 400,000 are 100,000 to each."""
 
 SILENT = 50
 """Connections to each socket that say nothing, all the time."""

@@ -269,6 +269,7 @@ class Cluster:
                              "nodefs.inodesFree": "1%"},
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
             "containerLogMaxSize": "1Mi", "nodeStatusUpdateFrequency": "2s",
+            "volumeStatsAggPeriod": "5s",  # how soon it is seen that a volume is too full
         }))  # fmt: skip
         self.start(f"kubelet{suffix}", [
             str(self._program), "kubelet", "--config", str(settings), "--kubeconfig", str(kubeconfig),
@@ -311,16 +312,17 @@ class Cluster:
             self.request("GET", f"{path}{joint}watch=1&timeoutSeconds=2&resourceVersion={version}")
 
     def wait_for_api(self) -> None:
-        self._wait("the API server", lambda: self.request("GET", "/readyz") == "ok")
+        self.wait_until("the API server", lambda: self.request("GET", "/readyz") == "ok")
 
     def wait_for_node(self, name: str) -> None:
         def ready() -> bool:
             conditions = self.request("GET", f"/api/v1/nodes/{name}")["status"].get("conditions", [])
             return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
-        self._wait(f"node {name}", ready)
+        self.wait_until(f"node {name}", ready)
 
-    def _wait(self, what: str, ready: Any) -> None:
+    def wait_until(self, what: str, ready: Any) -> None:
+        """Waits until `ready` says so; a server that does not answer meanwhile is asked again."""
         deadline = time.monotonic() + 60
         while True:
             try:

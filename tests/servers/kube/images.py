@@ -6,6 +6,7 @@ editable installs, at the paths they have on this machine, so an image holds exa
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import io
 import json
@@ -132,11 +133,22 @@ def _files(tree: Path, leave_out: frozenset[str]) -> Iterable[Path]:
                 yield Path(folder, file)
 
 
+def _compile(left: frozenset[str]) -> None:
+    """Bytecode beside the environment's sources, as docs/cluster.md tells to build an image: a Pod's root file system is
+    read-only, and without it every agent and rank compiles whatever it imports.
+    """
+    for tree in [Path(sysconfig.get_path("purelib")), *_editable_sources()]:
+        for file in _files(tree, left):
+            if file.suffix == ".py":
+                compileall.compile_file(file, quiet=2)
+
+
 def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = (), needed_by: Iterable[Path] = ()) -> Path:
     """The image of this interpreter and environment; ``leave_out`` names package folders. ``needed_by`` are libraries that
     a Pod mounts: what they want of the machine is in the image.
     """
     left = frozenset(leave_out)
+    _compile(left)
     paths = {Path(os.path.normpath(file)) for tree in _trees(left) for file in _files(tree, left)}
     shells = {Path("/bin/sh").resolve(), Path("/bin/cat").resolve(), Path("/bin/sleep").resolve()}
     linked = [each for each in paths if (".so" in each.name or os.access(each, os.X_OK)) and each.is_file()]

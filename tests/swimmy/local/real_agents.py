@@ -23,7 +23,12 @@ class Agents:
     """Agents with one run's keys, one at each of ``hosts``; ``inside(index)`` is put before the command of an agent."""
 
     def __init__(
-        self, folder: Path, hosts: Sequence[str], lease: float, inside: Callable[[int], list[str]] = lambda _: []
+        self,
+        folder: Path,
+        hosts: Sequence[str],
+        lease: float,
+        inside: Callable[[int], list[str]] = lambda _: [],
+        boot: float = 60,
     ) -> None:
         self.folder = folder
         self.server, agent, self.client = Keys.new(), Keys.new(), Keys.new()
@@ -39,7 +44,8 @@ class Agents:
             environment = {
                 **os.environ, "SWIMMY_KEYS": str(keys), "SWIMMY_RUN": "run-1", "JOB_COMPLETION_INDEX": str(index),
                 "SWIMMY_ADDRESS": address.partition(":")[0], "SWIMMY_PORT": str(PORT), "SWIMMY_LEASE": str(lease),
-                "SWIMMY_GRACE": "1", "SWIMMY_KEEP": "1", "SWIMMY_FOLDER": str(folder / f"agent-{index}"),
+                "SWIMMY_BOOT": str(boot), "SWIMMY_GRACE": "1", "SWIMMY_KEEP": "1",
+                "SWIMMY_FOLDER": str(folder / f"agent-{index}"),
             }  # fmt: skip
             self.processes.append(subprocess.Popen([*inside(index), sys.executable, "-m", "swimmy.agent"], env=environment))
         self.context, self.loop = new_context(), Loop()

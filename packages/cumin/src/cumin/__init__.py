@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from cumin.api import build, load, make_recipe, plan
     from cumin.content import content_id
     from cumin.dataset import Dataset
-    from cumin.determinism import Determinism
     from cumin.engines.duckdb_engine import duckdb
     from cumin.inputs.delta import delta
     from cumin.inputs.files import files, hive
     from cumin.inputs.iceberg import iceberg
+    from cumin.layout import Layout
+    from cumin.modes import Determinism
     from cumin.store import Store, open_store
     from cumin.udfs import udf
-    from cumin.units import Layout
 
 __all__ = [
     # build
@@ -57,14 +57,14 @@ _WHERE = {
     "cumin.api": ("build", "load", "make_recipe", "plan"),
     "cumin.content": ("content_id",),
     "cumin.dataset": ("Dataset",),
-    "cumin.determinism": ("Determinism",),
+    "cumin.modes": ("Determinism",),
     "cumin.engines.duckdb_engine": ("duckdb",),
     "cumin.inputs.delta": ("delta",),
     "cumin.inputs.files": ("files", "hive"),
     "cumin.inputs.iceberg": ("iceberg",),
     "cumin.store": ("Store", "open_store"),
     "cumin.udfs": ("udf",),
-    "cumin.units": ("Layout",),
+    "cumin.layout": ("Layout",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 

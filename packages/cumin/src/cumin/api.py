@@ -8,16 +8,16 @@ from typing import Any
 from cumin import building, planning
 from cumin.dataset import Dataset
 from cumin.dataset import load as load_dataset
-from cumin.determinism import Determinism
 from cumin.engines.base import Engine
 from cumin.engines.duckdb_engine import DuckDB
 from cumin.errors import ConfigError, QueryError
 from cumin.inputs.base import Input
 from cumin.inputs.dataset import DatasetInput
+from cumin.layout import Layout
+from cumin.modes import Determinism
 from cumin.recipe import Recipe, names
 from cumin.store import StoreLike, open_store
 from cumin.udfs import Udf
-from cumin.units import Layout
 
 
 def make_recipe(

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cumin.content import RowSum
-from cumin.dataset import Dataset, load, write_schema
+from cumin.dataset import Dataset, load
 from cumin.encoding import digest
 from cumin.errors import (
     EngineError,
@@ -22,11 +21,16 @@ from cumin.errors import (
     ParameterError,
     StoreError,
 )
+from cumin.layout import Target
 from cumin.lease import acquire
 from cumin.planning import Plan, SubPlan, make_plan, only_partitions
 from cumin.recipe import Recipe, param_to_json
+from cumin.schemas import write_schema
 from cumin.store import Store, to_json
-from cumin.units import Target, Unit
+
+if TYPE_CHECKING:  # pyarrow: what is there already needs none
+    from cumin.content import RowSum
+    from cumin.units import Unit
 
 Progress = Callable[[str], None]
 
@@ -128,7 +132,7 @@ def _run(plan: Plan, store: Store, progress: Progress) -> Dataset:
     return _publish(plan, store, units, stats, digits)
 
 
-def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> list[Unit]:
+def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> list["Unit"]:
     for name, table in plan.tables.items():
         table.check(state[name])
     relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
@@ -154,7 +158,7 @@ def _blame_parameters(recipe: Recipe, error: Exception) -> None:
 
 def _check_keys(plan: Plan, progress: Progress) -> None:
     """Keys that make an order total are believed only after they were counted."""
-    for name, key in plan.relied_keys.items():
+    for name, key in plan.study.relied_keys.items():
         progress(f"checking that {', '.join(key)} is unique in {name}")
         plan.tables[name].check(plan.state[name])
         count = plan.recipe.engine.duplicates(plan.tables[name].relation(plan.state[name]), key)
@@ -213,7 +217,7 @@ def _same_unit(plan: SubPlan, ours: dict[str, Any] | None, theirs: dict[str, Any
         raise NonDeterministicBuildError(f"The partition {plan.key} ({plan.build_id}) was built twice with different rows.")
 
 
-def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target) -> list[Unit]:
+def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target) -> list["Unit"]:
     state = {
         name: {key: plan.state[name][key] for key in sorted({key for each in subplans for key in each.reads[name]})}
         for name in plan.tables
@@ -221,7 +225,7 @@ def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target) -> list[U
     return _execute(plan, only_partitions(plan, [each.key for each in subplans]), state, target)
 
 
-def _probe(plan: Plan, built: list[SubPlan], ran: Mapping[str, Unit], target: Target, progress: Progress) -> None:
+def _probe(plan: Plan, built: list[SubPlan], ran: Mapping[str, "Unit"], target: Target, progress: Progress) -> None:
     """Build one partition again with more, or less, of the inputs in sight: its rows must be the same.
 
     Of several partitions built in one query, the last is built again from its own window alone; a single one is built
@@ -243,7 +247,7 @@ def _probe(plan: Plan, built: list[SubPlan], ran: Mapping[str, Unit], target: Ta
     require_local(plan, last.key, ran.get(last.key), {unit.partition: unit for unit in again}.get(last.key))
 
 
-def require_local(plan: Plan, key: str, one: Unit | None, other: Unit | None) -> None:
+def require_local(plan: Plan, key: str, one: "Unit | None", other: "Unit | None") -> None:
     """Raise NotPartitionLocalError if a partition's rows differ with what is in sight."""
     if (one.content_id if one else None) != (other.content_id if other else None):
         raise NotPartitionLocalError(
@@ -257,6 +261,8 @@ def require_local(plan: Plan, key: str, one: Unit | None, other: Unit | None) ->
 
 
 def _publish(plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[str, Any], digits: int | None) -> Dataset:
+    from cumin.content import RowSum
+
     total = RowSum(digits)
     for unit in units:
         total.merge(RowSum.from_json(unit, digits=digits))
@@ -287,7 +293,7 @@ def _publish(plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[
 
 
 def _manifest(
-    plan: Plan, store: Store, content_id: str, total: RowSum, units: list[dict[str, Any]], stats: dict[str, Any]
+    plan: Plan, store: Store, content_id: str, total: "RowSum", units: list[dict[str, Any]], stats: dict[str, Any]
 ) -> dict[str, Any]:
     recipe = plan.recipe
     return {
@@ -315,8 +321,8 @@ def _manifest(
             "lookback": dict(recipe.lookback) if recipe.lookback is not None else None,
             "partitions": [param_to_json(each) for each in recipe.partitions] if recipe.partitions is not None else None,
             "salt": recipe.salt,
-            "keys_checked": {name: list(key) for name, key in plan.relied_keys.items()},
-            "passed": [each.sentence(plan.query) for each in plan.findings],
+            "keys_checked": {name: list(key) for name, key in plan.study.relied_keys.items()},
+            "passed": plan.passed,
         },
         "inputs": [_input(plan, name, store) for name in plan.tables],
         "output": {

@@ -95,6 +95,7 @@ def _lines(changes: "list[Change]") -> list[str]:
 
 
 def run_plan(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """What a build would do: whether it is there, what it reads, and what differs from the nearest build of its name."""
     from cumin.planning import make_plan
 
     recipe, store = _recipe(arguments)
@@ -155,6 +156,7 @@ def _why_not(plan: "Plan", store: "Store", lines: list[str]) -> list[dict[str, A
 
 
 def run_build(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Build what a dataset file says, or find it."""
     from cumin.building import build_recipe
 
     recipe, store = _recipe(arguments)
@@ -173,6 +175,7 @@ def run_build(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Ans
 
 
 def run_show(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """One build: its ids, columns, parameters and query; as JSON its whole manifest."""
     from cumin.dataset import load
 
     dataset = load(arguments.build, _store(arguments))
@@ -185,6 +188,7 @@ def run_show(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answ
 
 
 def run_log(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """The versions of a name, newest first; without one, all names."""
     store = _store(arguments)
     if arguments.name is None:
         names = store.names()
@@ -197,6 +201,7 @@ def run_log(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answe
 
 
 def run_why(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Field by field, what two recipes differ in, and whether their rows do."""
     from cumin.compare import recipe_changes, view_of_manifest
     from cumin.dataset import load
 
@@ -210,6 +215,7 @@ def run_why(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answe
 
 
 def run_diff(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """How the columns, partitions and, with `--rows`, the rows of two builds differ."""
     from cumin.compare import data_changes, row_changes
     from cumin.dataset import load
 
@@ -242,6 +248,7 @@ def run_diff(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answ
 
 
 def run_lineage(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """What a build was made from and what from it: as text, SVG or OpenLineage, from a build or an MLflow run."""
     from cumin import lineage
     from cumin.dataset import load
 
@@ -266,6 +273,7 @@ def run_lineage(arguments: argparse.Namespace, tell: Callable[[str], None]) -> A
 
 
 def run_rebuild(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Build again from a manifest alone. Other rows than it names are an error."""
     from cumin.rebuild import rebuild
     from cumin.store import open_store
 
@@ -277,6 +285,7 @@ def run_rebuild(arguments: argparse.Namespace, tell: Callable[[str], None]) -> A
 
 
 def run_verify(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Whether the store's files are those of the manifests; exit code 7 with one line for each that is not."""
     from cumin.verify import verify
 
     store = _store(arguments)
@@ -294,6 +303,7 @@ def run_verify(arguments: argparse.Namespace, tell: Callable[[str], None]) -> An
 
 
 def run_pin(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Keep a build from `gc`, under a label if one is given."""
     from cumin.gc import pin
 
     name = pin(_store(arguments), arguments.build, label=arguments.label, reason=arguments.reason)
@@ -301,6 +311,7 @@ def run_pin(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answe
 
 
 def run_unpin(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Take a pin away."""
     from cumin.gc import unpin
 
     unpin(_store(arguments), arguments.pin)
@@ -314,6 +325,7 @@ def _markers(uri: str) -> set[str]:
 
 
 def run_gc(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Delete what no name, pin or MLflow run keeps: first a tombstone, after the days of grace the files."""
     from cumin.gc import GRACE_DAYS, collect
 
     tell("marking what is named")
@@ -328,12 +340,13 @@ def run_gc(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer
 
 
 def run_check(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """Whether the query's result may vary: by its text; `--twice` and `--locality` by building. Exit code 5 if it did."""
     from cumin.planning import make_plan
     from cumin.rebuild import check_locality, check_twice
 
     recipe, _ = _recipe(arguments)
     plan = make_plan(recipe)
-    passed = [each.sentence(plan.query) for each in plan.findings]
+    passed = plan.passed
     data: dict[str, Any] = {"build_id": plan.build_id, "passed": passed}
     lines = ["nothing in the query may vary" if not passed else f"let pass by {recipe.determinism.mode}:", *passed]
     code = 0
@@ -351,6 +364,7 @@ def run_check(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Ans
 
 
 def run_doctor(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Answer:
+    """What the store's file system can do, tried there; exit code 6 if something it needs is missing."""
     from cumin.verify import doctor
 
     store = _store(arguments)
@@ -430,7 +444,9 @@ def _more_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("build")
     made.add_argument("--label", help="also name it NAME@LABEL")
     made.add_argument("--reason", default="")
-    command("unpin", run_unpin, "take a pin away").add_argument("pin", help="NAME@LABEL or a build id")
+    command("unpin", run_unpin, "take a pin away").add_argument(
+        "pin", help="NAME@LABEL, or a build that was pinned without a label"
+    )
     made = command("gc", run_gc, "delete what no name, pin or MLflow run keeps")
     made.add_argument("--dry-run", action="store_true", help="say what would be deleted")
     made.add_argument("--grace-days", type=float, metavar="DAYS", help="between tombstone and deletion (else 7)")

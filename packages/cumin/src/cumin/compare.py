@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumin.content import schema_form
-from cumin.dataset import Dataset, read_schema
+from cumin.dataset import Dataset
 from cumin.errors import ConfigError, StoreError
 from cumin.lexer import canonical
 from cumin.planning import Plan
 from cumin.recipe import param_to_json
+from cumin.schemas import read_schema
 from cumin.store import Store
 
 _SHOWN = 8
@@ -198,7 +199,7 @@ def _named(dataset: Dataset) -> list[tuple[str, Any]]:
 
 def row_changes(before: Dataset, after: Dataset, key: Sequence[str], limit: int) -> dict[str, Any]:
     """Rows added, gone and changed by `key`; only files of partitions that differ are read."""
-    from cumin.engines.duckdb_engine import keyed_diff
+    from cumin.engines.duckdb_session import keyed_diff
 
     changes = data_changes(before, after)
     wrong = [column for column in key if column not in before.schema.names or column not in after.schema.names]

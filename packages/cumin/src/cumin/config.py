@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,19 +9,17 @@ import yaml
 
 from cumin.api import make_recipe
 from cumin.dataset import load
-from cumin.determinism import Determinism
 from cumin.engines.base import Engine
 from cumin.engines.duckdb_engine import duckdb
 from cumin.errors import ConfigError
 from cumin.inputs.base import Input
 from cumin.inputs.dataset import DatasetInput
-from cumin.inputs.delta import delta
 from cumin.inputs.files import files, hive
-from cumin.inputs.iceberg import iceberg
+from cumin.layout import Layout
+from cumin.modes import Determinism
 from cumin.recipe import Recipe, parse_param
 from cumin.store import Store, open_store
 from cumin.udfs import Udf
-from cumin.units import Layout
 
 Made = TypeVar("Made")
 
@@ -126,9 +123,13 @@ def input_from(values: Mapping[str, Any], *, folder: str | os.PathLike[str] = ".
         given["root"] = near(str(given.get("root", "")))
         return _made(hive, given, "hive")
     if kind == "delta":
+        from cumin.inputs.delta import delta
+
         given["uri"] = near(str(given.get("uri", "")))
         return _made(delta, given, "delta")
     if kind == "iceberg":
+        from cumin.inputs.iceberg import iceberg
+
         return _made(iceberg, given, "iceberg")
     if kind == "cumin":
         where = open_store(given["store"] if "store" in given and "://" in given["store"] else
@@ -157,16 +158,7 @@ def engine_from(values: Mapping[str, Any]) -> Engine:
     raise ConfigError(f"The engine {kind!r} is not known. Allowed: duckdb, spark.")
 
 
-def range_of(text: str) -> tuple[Any, ...]:
-    """``2026-01-01..2026-01-31`` or ``a,b,c`` as the `partitions` of a recipe."""
-
-    def value(piece: str) -> Any:
-        for kind in (int, date.fromisoformat):
-            try:
-                return kind(piece)
-            except ValueError:
-                continue
-        return piece
-
+def range_of(text: str) -> tuple[str, ...]:
+    """``2026-01-01..2026-01-31`` or ``a,b,c`` as the `partitions` of a recipe; the plan reads them in the column's type."""
     first, dots, last = text.partition("..")
-    return (value(first), value(last)) if dots else tuple(value(piece) for piece in text.split(","))
+    return (first, last) if dots else tuple(text.split(","))

@@ -1,15 +1,14 @@
 """A dataset that was built: its ids, its files, its rows. Immutable, like what it stands for."""
 
-import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from cumin.errors import NotFoundError
+from cumin.schemas import read_schema
 from cumin.store import Store
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.dataset as pads
 
 
@@ -30,7 +29,7 @@ class Dataset:
     version: int | None = None
 
     @property
-    def schema(self) -> pa.Schema:
+    def schema(self) -> "pa.Schema":
         """Columns and types, as Arrow's."""
         return read_schema(self.manifest["output"]["schema"])
 
@@ -58,7 +57,7 @@ class Dataset:
         paths = [self.store.place.full(file["path"]) for file in self._files()]
         return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=self.store.place.arrow())
 
-    def to_table(self) -> pa.Table:
+    def to_table(self) -> "pa.Table":
         """All rows, in memory."""
         return self.to_dataset().to_table()
 
@@ -88,16 +87,6 @@ class Dataset:
             "partitioning": None,  # the files hold every column
             "digest": self.content_id,
         }
-
-
-def write_schema(schema: pa.Schema) -> str:
-    """A schema as text, in Arrow's own form. Enters no id."""
-    return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode()
-
-
-def read_schema(text: str) -> pa.Schema:
-    """The inverse of `write_schema`."""
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def load(spec: str, store: Store, *, hit: bool = True) -> Dataset:

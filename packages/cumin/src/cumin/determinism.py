@@ -2,10 +2,6 @@
 
 Pure but for `describe`, by which the engine says the type of an expression. Calls are found in our own tokens, so none
 escapes because a parser calls it something else; a call whose surroundings cannot be understood is refused.
-
-Modes: `strict` refuses all of the below. `decimal` runs float sums and averages over decimals (rewritten here).
-`single-thread` runs on one thread, where order does not vary, and lets order-sensitive results pass. `tolerant` lets
-float sums pass and rounds floats before the content id is taken, which then says so.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,59 +13,13 @@ from sqlglot import exp
 
 from cumin import functions as known
 from cumin.analysis import NODE, Node, Query, sources, walk_selects
-from cumin.errors import ConfigError
 from cumin.lexer import Token, tokens
+from cumin.modes import Catalogue, Determinism, Finding
 from cumin.ordering import Keys, total
 
-MODES = ("strict", "decimal", "single-thread", "tolerant")
 # What single-thread makes repeatable: everything that depends on order alone.
 _ORDER_RULES = frozenset({"order-sensitive", "float-sum", "limit", "numbering", "distinct-on", "asof-join"})
 Describe = Callable[[str], pa.Schema | None]
-
-
-@dataclass(frozen=True)
-class Determinism:
-    """How strict a build is. `digits`: significant digits in `tolerant`; `scale`: decimal places in `decimal`;
-    `allow`: function names and rules that the caller vouches for. All of it enters the build id."""
-
-    mode: str = "strict"
-    digits: int = 9
-    scale: int = 6
-    allow: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.mode not in MODES:
-            problems.append(f"The determinism mode {self.mode!r} is not known. Allowed: {', '.join(MODES)}.")
-        if not 1 <= self.digits <= 15:
-            problems.append(f"digits={self.digits}: a double has 15 sure significant digits; allowed: 1 to 15.")
-        if not 0 <= self.scale <= 18:
-            problems.append(f"scale={self.scale}: allowed: 0 to 18 decimal places.")
-        if problems:
-            raise ConfigError(problems)
-
-    def form(self) -> dict[str, object]:
-        """What enters the build id."""
-        form: dict[str, object] = {"mode": self.mode, "allow": sorted(self.allow)}
-        if self.mode == "tolerant":
-            form["digits"] = self.digits
-        if self.mode == "decimal":
-            form["scale"] = self.scale
-        return form
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that may vary: the rule, what it is, its offset in the query, and what to do."""
-
-    rule: str
-    what: str
-    offset: int
-    remedy: str
-
-    def sentence(self, query: Query) -> str:
-        """The finding for people: place, what varies, the remedy."""
-        return f"{query.position(self.offset)}: {self.what} {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -100,14 +50,6 @@ def calls(found: list[Token]) -> list[Call]:
 
 def _bare_name(token: Token) -> str:
     return (token.text[1:-1] if token.kind == "ident" else token.text).lower()
-
-
-@dataclass
-class Catalogue:
-    """What the engine knows: its volatile functions and its aggregates, in lower case."""
-
-    volatile: frozenset[str] = frozenset()
-    aggregates: frozenset[str] = frozenset()
 
 
 def findings(

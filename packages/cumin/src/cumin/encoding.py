@@ -37,7 +37,11 @@ FORM_VERSION = 1
 def encode(value: Any) -> bytes:
     """The canonical form of `value`. Raises TypeError, naming the place, for a type that has none."""
     out: list[bytes] = []
-    _encode(value, out, "value")
+    try:
+        _encode(value, out)
+    except TypeError:
+        _refuse(value, "value")  # says where
+        raise
     return b"".join(out)
 
 
@@ -49,37 +53,52 @@ def digest(domain: str, value: Any) -> str:
     return blake3(encode([domain, FORM_VERSION, value])).hexdigest()
 
 
-def _encode(value: Any, out: list[bytes], where: str) -> None:
+def _encode(value: Any, out: list[bytes]) -> None:
+    if type(value) is str:  # most are: the names and tokens of partitions
+        body = value.encode("utf-8", "surrogateescape")
+        out.append(b"s%d:%b" % (len(body), body))
+        return
     scalar = _scalar(value)
     if scalar is not None:
-        _item(out, *scalar)
-    elif isinstance(value, (list, tuple)):
-        parts: list[bytes] = []
-        for index, item in enumerate(value):
-            _encode(item, parts, f"{where}[{index}]")
-        _item(out, b"l", b"".join(parts))
-    elif isinstance(value, Mapping):
-        _item(out, b"m", _mapping(value, where))
+        tag, body = scalar
     else:
+        parts: list[bytes] = []
+        if isinstance(value, (list, tuple)):
+            tag = b"l"
+            for item in value:
+                _encode(item, parts)
+        elif isinstance(value, Mapping):
+            tag = b"m"
+            for key in sorted(value, key=_key_order):
+                _encode(key, parts)
+                _encode(value[key], parts)
+        else:
+            raise TypeError
+        body = b"".join(parts)
+    out.append(b"%b%d:%b" % (tag, len(body), body))
+
+
+def _key_order(key: Any) -> bytes:
+    if not isinstance(key, str):
+        raise TypeError
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _refuse(value: Any, where: str) -> None:
+    """Raise TypeError for the first part of `value` that has no form."""
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _refuse(item, f"{where}[{index}]")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; a dict with a canonical form has str keys only.")
+            _refuse(item, f"{where}[{key!r}]")
+    elif _scalar(value) is None:
         raise TypeError(
             f"{where} is a {type(value).__qualname__}, which has no canonical form. Allowed: None, bool, int, float, "
             "Decimal, str, bytes, date, datetime, list, tuple, and dict with str keys."
         )
-
-
-def _item(out: list[bytes], tag: bytes, body: bytes) -> None:
-    out += (tag, str(len(body)).encode(), b":", body)
-
-
-def _mapping(value: Mapping[Any, Any], where: str) -> bytes:
-    wrong = [key for key in value if not isinstance(key, str)]
-    if wrong:
-        raise TypeError(f"{where} has the key {wrong[0]!r}; a dict with a canonical form has str keys only.")
-    parts: list[bytes] = []
-    for key in sorted(value, key=lambda k: k.encode("utf-8", "surrogateescape")):
-        _encode(key, parts, where)
-        _encode(value[key], parts, f"{where}[{key!r}]")
-    return b"".join(parts)
 
 
 def _scalar(value: Any) -> tuple[bytes, bytes] | None:

@@ -7,6 +7,7 @@ run and is deleted by a run at least `grace` later. A hit on a build takes its t
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +52,11 @@ def pin(store: Store, spec: str, *, label: str | None = None, reason: str = "") 
 
 
 def unpin(store: Store, name: str) -> None:
-    """Take a pin away: ``name@label``, or a build id that was pinned without a label."""
+    """Take a pin away: ``name@label``, or what names a build (as in `pin`) that was pinned without a label."""
     path = f"pins/{name.removeprefix('b1:')}.json"
+    if store.record(path) is None:
+        with suppress(NotFoundError):
+            path = f"pins/{store.resolve(name)[3:]}.json"
     if store.record(path) is None:
         known = ", ".join(each.removesuffix(".json") for each in store.place.names("pins")) or "none"
         raise NotFoundError(f"{name!r} is not pinned. Pins: {known}.")
@@ -70,8 +74,11 @@ def collect(
 ) -> Collected:
     """Run the collector. `markers` asks the tracking servers that `mlflow.log_input` has noted in the store.
 
-    Raises StoreError, having deleted nothing, if one of them cannot be asked or an entry cannot be read.
+    Raises StoreError, having deleted nothing, if one of them cannot be asked or an entry cannot be read; and ConfigError
+    for days or numbers that make no sense.
     """
+    if grace_days < 0 or (keep is not None and keep < 1):
+        raise ConfigError(f"grace_days={grace_days:g}, keep={keep}; allowed: days of 0 or more, and to keep 1 or more.")
     at = time.time() if clock is None else clock
     done = Collected()
     drop = _mark(store, done, keep, markers)

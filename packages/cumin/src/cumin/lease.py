@@ -102,7 +102,7 @@ def acquire(
                 seen, since = state, time.monotonic()
             if not _gone(holder) and time.monotonic() - since < patience:
                 waiting(holder)
-                time.sleep(pause)
+                time.sleep(pause)  # who holds a lease elsewhere tells nobody that it has ended
                 pause = min(_POLL_LAST, pause * 1.5)
                 continue
             number += 1

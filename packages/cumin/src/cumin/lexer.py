@@ -9,6 +9,7 @@ words and a closing semicolon are given up; identifiers, quoted or not, numbers 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cumin.errors import QueryError
 
@@ -128,6 +129,7 @@ class Token:
 
     @property
     def end(self) -> int:
+        """The offset behind the token."""
         return self.start + len(self.text)
 
 
@@ -143,7 +145,12 @@ def tokens(text: str, dialect: str) -> list[Token]:
     Raises QueryError, with the position, at a string, quoted name or comment that does not end, and at a character
     that starts no token.
     """
-    return list(_scan(text, dialect))
+    return list(_tokens(text, dialect))
+
+
+@lru_cache(maxsize=32)  # a plan asks three times
+def _tokens(text: str, dialect: str) -> tuple[Token, ...]:
+    return tuple(_scan(text, dialect))
 
 
 def canonical(text: str, dialect: str) -> list[list[str]]:

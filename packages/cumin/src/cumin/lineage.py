@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.sax.saxutils import escape
 
-from cumin.dataset import Dataset, load, read_schema
+from cumin.dataset import Dataset, load
 from cumin.errors import NotFoundError
+from cumin.schemas import read_schema
 from cumin.store import Store
 
 PRODUCER = "https://pypi.org/project/cumin/"

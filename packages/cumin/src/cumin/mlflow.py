@@ -47,10 +47,12 @@ class CuminSource(DatasetSource):  # type: ignore[misc]
         return cls(raw_source.store.place.url, raw_source.build_id)
 
     def to_dict(self) -> dict[str, Any]:
+        """What MLflow keeps of a source."""
         return {"store": self.store, "build_id": self.build_id}
 
     @classmethod
     def from_dict(cls, source_dict: dict[str, Any]) -> "CuminSource":
+        """The inverse of `to_dict`."""
         return cls(source_dict["store"], source_dict["build_id"])
 
 

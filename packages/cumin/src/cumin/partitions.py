@@ -2,42 +2,64 @@
 
 from collections.abc import Collection
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
-
-import pyarrow as pa
 
 from cumin.errors import InputError
 
+if TYPE_CHECKING:  # imported where it is used: a plan that finds all it needs in its cache does not
+    import pyarrow as pa
+
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-PARTITION_TYPES = {"int": pa.int64(), "date": pa.date32(), "string": pa.string(), "bool": pa.bool_()}
+PARTITION_KINDS = {"int": "int64", "date": "date32", "string": "string", "bool": "bool_"}  # and Arrow's types
 PartitionValue = str | None
 
 
-def typed(value: PartitionValue, kind: pa.DataType) -> Any:
-    """A partition's value, text in the path, in its column's type. Raises InputError if it is none."""
+def arrow_type(kind: str) -> "pa.DataType":
+    """The Arrow type of a kind of partition column."""
+    import pyarrow as pa
+
+    made: pa.DataType = getattr(pa, PARTITION_KINDS[kind])()
+    return made
+
+
+def kind_of(column: "pa.DataType") -> str:
+    """The kind of a column's type: how its values are read from text."""
+    import pyarrow as pa
+
+    if pa.types.is_integer(column):
+        return "int"
+    if pa.types.is_date(column):
+        return "date"
+    return "bool" if pa.types.is_boolean(column) else "string"
+
+
+def typed(value: PartitionValue, kind: str) -> Any:
+    """A partition's value, text in the path, in its column's kind. Raises InputError if it is none."""
     if value is None:
         return None
     try:
-        if pa.types.is_integer(kind):
+        if kind == "int":
             return int(value)
-        if pa.types.is_date(kind):
+        if kind == "date":
             return date.fromisoformat(value)
-        if pa.types.is_boolean(kind):
+        if kind == "bool":
             return {"true": True, "false": False}[value.lower()]
     except (ValueError, KeyError) as error:
-        raise InputError(f"The partition value {value!r} is no {kind}; declare another type for its column.") from error
+        raise InputError(
+            f"The partition value {value!r} is no {PARTITION_KINDS[kind]}; declare another type for its column."
+        ) from error
     return value
 
 
-def guess_type(values: Collection[PartitionValue]) -> pa.DataType:
-    """The type of a partition column from all its values: ISO dates, whole numbers, else text."""
+def guess_kind(values: Collection[PartitionValue]) -> str:
+    """The kind of a partition column from all its values: ISO dates, whole numbers, else text."""
     known = [value for value in values if value is not None]
     if known and all(_is_date(value) for value in known):
-        return pa.date32()
+        return "date"
     if known and all(value.lstrip("-").isdigit() and str(int(value)) == value for value in known):
-        return pa.int64()
-    return pa.string()
+        return "int"
+    return "string"
 
 
 def _is_date(value: str) -> bool:

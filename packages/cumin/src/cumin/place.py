@@ -88,7 +88,11 @@ def place(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None)
         return LocalPlace(os.path.abspath(os.path.expanduser(text)))
     try:
         file_system, path = _remote(text, dict(options or {}))
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        extra = {"s3": "s3", "s3a": "s3", "hdfs": "hdfs", "viewfs": "hdfs"}.get(text.partition("://")[0])
+        remedy = f" Do this first: pip install 'cumin[{extra}]'." if extra else ""
+        raise ConfigError(f"{text} cannot be reached: {error}.{remedy}") from error
+    except ValueError as error:
         raise ConfigError(
             f"{text} cannot be reached: {error}. Allowed: a path, s3://, hdfs://, or an fsspec URL."
         ) from error
@@ -139,6 +143,7 @@ class LocalPlace(Place):
         return Path(self.full(path)).open("rb")
 
     def create(self, path: str, data: bytes) -> bool:
+        """By a hard link, which fails where the name is taken."""
         beside = self._write_beside(path, data)
         try:
             os.link(beside, self.full(path))  # fails if there is one, and shows the file whole or not at all
@@ -168,6 +173,7 @@ class LocalPlace(Place):
         return beside
 
     def put(self, local_file: Path, path: str) -> None:
+        """A rename: the staging folder is on the same file system."""
         target = self.full(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with local_file.open("rb") as file:
@@ -196,6 +202,7 @@ class LocalPlace(Place):
         return now - os.stat(self.full(path)).st_mtime
 
     def delete(self, path: str) -> None:
+        """A folder is emptied file by file, not at once."""
         target = self.full(path)
         with suppress(FileNotFoundError):
             if os.path.isdir(target):
@@ -226,6 +233,7 @@ class RemotePlace(Place):
         return opened
 
     def create(self, path: str, data: bytes) -> bool:
+        """On HDFS by a rename, which fails where the name is taken; on an object store by a conditional put."""
         target = self.full(path)
         if not self._renames:
             try:
@@ -248,6 +256,7 @@ class RemotePlace(Place):
         return True
 
     def replace(self, path: str, data: bytes) -> None:
+        """Readers see the old file or the new one."""
         target = self.full(path)
         if self._renames:
             self.fs.mv(self._write_beside(target, data), target, overwrite=True)
@@ -268,6 +277,7 @@ class RemotePlace(Place):
         return beside
 
     def put(self, local_file: Path, path: str) -> None:
+        """A copy; the local file goes when it is there."""
         target = self.full(path)
         if self._renames:
             self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -278,6 +288,7 @@ class RemotePlace(Place):
         local_file.unlink()
 
     def names(self, folder: str) -> list[str]:
+        """On an object store, whatever stands behind the folder's prefix."""
         try:
             found = self.fs.ls(self.full(folder), detail=False)
         except FileNotFoundError:
@@ -286,6 +297,7 @@ class RemotePlace(Place):
         return sorted(name for name in names if name and not name.startswith("."))
 
     def walk(self, folder: str) -> Iterator[str]:
+        """By one recursive listing."""
         try:
             found = self.fs.find(self.full(folder))
         except FileNotFoundError:

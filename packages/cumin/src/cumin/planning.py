@@ -1,27 +1,26 @@
 """From a recipe to a build id: everything that can be known, and refused, before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
-
-from cumin import determinism as rules
-from cumin.analysis import Query, parse, undeclared
-from cumin.content import schema_form
-from cumin.decimals import over_decimals
+from cumin import plan_cache
 from cumin.encoding import FORM_VERSION, digest
-from cumin.engines.base import Session
-from cumin.errors import ConfigError, DeterminismError, InputError, QueryError, RecipeError
+from cumin.errors import ConfigError, InputError, RecipeError
 from cumin.fingerprint import Part
 from cumin.inputs.base import Table
-from cumin.ordering import Keys
-from cumin.partitions import partition_key, partition_text, typed
-from cumin.pruning import partition_filters
+from cumin.partitions import kind_of, partition_key, partition_text, typed
+from cumin.plan_cache import Study
 from cumin.query import Rendered, literal, render
 from cumin.recipe import Recipe
+from cumin.schemas import read_schema
 from cumin.windows import Windows
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Made = TypeVar("Made")
 State = dict[str, dict[str, Part]]  # per input, per partition
 
 
@@ -40,15 +39,12 @@ class Plan:
 
     recipe: Recipe
     rendered: Rendered
-    query: Query
+    study: Study
     executed: str
     tables: dict[str, Table]
     state: State
-    schema: pa.Schema
     form: dict[str, Any]
     build_id: str
-    relied_keys: dict[str, tuple[str, ...]]
-    findings: list[rules.Finding] = field(default_factory=list)
     subplans: list[SubPlan] = field(default_factory=list)
 
     @property
@@ -56,156 +52,97 @@ class Plan:
         """Whether the partitions are built one by one."""
         return self.recipe.lookback is not None
 
+    @cached_property
+    def schema(self) -> "pa.Schema":
+        """What the query gives."""
+        return read_schema(self.study.schema)
+
+    @property
+    def passed(self) -> list[str]:
+        """What may vary and was let pass by the mode or by `allow`, one sentence each."""
+        return [each.sentence(self.rendered.text) for each in self.study.findings]
+
 
 def make_plan(recipe: Recipe) -> Plan:
-    """Render, parse, bind, judge, list and name. Reads no rows. Raises RecipeError with all problems of a step."""
+    """Render, look at the inputs, study the query, list and name. Reads no rows. What the study found is kept for the
+    next plan over equal schemas and partitions. Raises RecipeError with all problems of a step."""
     rendered = render(recipe.sql, recipe.params, dialect=recipe.engine.dialect)
-    query = parse(rendered.text, rendered.dialect)
-    _check_tables(query, recipe)
-    engine_form = recipe.engine.form(recipe.determinism)
     udf_forms = {name: udf.form(name) for name, udf in recipe.udfs.items()}
-    tables = _open(recipe)
-    session = recipe.engine.open({name: table.schema for name, table in tables.items()}, recipe.udfs)
     try:
-        try:
-            schema = session.describe(rendered.text)
-        except QueryError:
-            _refuse_by_name(recipe, query, session)  # tells more than "it does not bind", where it applies
-            raise
-        _check_output(recipe, schema)
-        all_findings, keys = _judge(recipe, query, tables, session)
-        read = {name: _partitions_read(query, name, tables, session) for name in tables}
-    finally:
-        session.close()
-    executed = _executed(recipe, query, all_findings)
-    state = {name: table.parts(read[name]) for name, table in tables.items()}
+        tables = _each(recipe.inputs, lambda source: source.open())
+        found = _study(recipe, rendered, tables)
+    except InputError:
+        from cumin.study import check_query
+
+        check_query(recipe, rendered)  # what is wrong with the query itself is told first
+        raise
+    state = {name: table.parts(found.partitions(name, table.partitions)) for name, table in tables.items()}
     base = {
         "form_version": FORM_VERSION,
         "query": rendered.form,
         "dialect": rendered.dialect,
         "params": dict(rendered.params),
-        "engine": engine_form,
+        "engine": recipe.engine.form(recipe.determinism),
         "udfs": udf_forms,
         "output": {
-            "schema": schema_form(schema),
+            "schema": found.schema_form,
             "partition_by": list(recipe.partition_by),
             "order_key": list(recipe.order_key),
         },
         "determinism": recipe.determinism.form(),
         "salt": recipe.salt,
     }
-    form, subplans = _forms(recipe, base, tables, state)
-    return Plan(recipe, rendered, query, executed, tables, state, schema, form, "b1:" + digest("cumin/build", form),
-                keys, all_findings, subplans)  # fmt: skip
+    form, subplans = _forms(recipe, base, found, tables, state)
+    return Plan(recipe, rendered, found, found.executed, tables, state, form, "b1:" + digest("cumin/build", form), subplans)
 
 
-def _check_tables(query: Query, recipe: Recipe) -> None:
-    missing, unread = undeclared(query, recipe.inputs)
-    declared = ", ".join(recipe.inputs) or "none"
-    problems = [f"The query reads the table {name!r}, which is not declared. Inputs: {declared}." for name in missing]
-    problems += [f"The input {name!r} is declared and the query does not read it; take it out." for name in unread]
-    if problems:
-        raise InputError(problems)
+def _study(recipe: Recipe, rendered: Rendered, tables: dict[str, Table]) -> Study:
+    tokens = _each(tables, lambda table: table.schema_token())
+    key = plan_cache.key_of(recipe, rendered, tables, tokens)
+    known = plan_cache.recall(key) if key is not None else None
+    if known is not None:
+        for name, table in tables.items():
+            table.know_schema(known.input_schemas[name])
+        return known
+    from cumin.study import study
+
+    _each(tables, _check_columns)
+    found = study(recipe, rendered, tables)
+    # Asked again, now that all is loaded and read: a library or a file that was replaced meanwhile must not lend its name.
+    if key is not None:
+        tokens = _each(tables, lambda table: table.schema_token(again=True))
+        if key == plan_cache.key_of(recipe, rendered, tables, tokens, again=True):
+            plan_cache.remember(key, found)
+    return found
 
 
-def _open(recipe: Recipe) -> dict[str, Table]:
-    tables, problems = {}, []
-    for name, source in recipe.inputs.items():
+def _each(inputs: Mapping[str, Any], make: Callable[[Any], Made]) -> dict[str, Made]:
+    """`make` of every input. Raises InputError with all that is wrong, each with its input's name."""
+    made, problems = {}, []
+    for name, each in inputs.items():
         try:
-            table = source.open()
-            doubled = {each.lower() for each in table.schema.names if
-                       sum(other.lower() == each.lower() for other in table.schema.names) > 1}  # fmt: skip
-            if doubled:
-                raise InputError(f"its columns {sorted(doubled)} differ only in case, which SQL does not see; rename them.")
-            tables[name] = table
+            made[name] = make(each)
         except RecipeError as error:
             problems += [f"The input {name!r}: {problem}" for problem in error.problems]
     if problems:
         raise InputError(problems)
-    return tables
+    return made
 
 
-def _check_output(recipe: Recipe, schema: pa.Schema) -> None:
-    problems = [
-        f"{what} names {column!r}, which the query does not give. Columns: {', '.join(schema.names)}."
-        for what, columns in (("partition_by", recipe.partition_by), ("order_key", recipe.order_key))
-        for column in columns
-        if column not in schema.names
-    ]
-    if problems:
-        raise ConfigError(problems)
+def _check_columns(table: Table) -> None:
+    low = [name.lower() for name in table.schema.names]
+    doubled = sorted({name for name in low if low.count(name) > 1})
+    if doubled:
+        raise InputError(f"its columns {doubled} differ only in case, which SQL does not see; rename them.")
 
 
-def _judge(
-    recipe: Recipe, query: Query, tables: Mapping[str, Table], session: Session
-) -> tuple[list[rules.Finding], dict[str, tuple[str, ...]]]:
-    declared = {name.lower(): tuple(getattr(recipe.inputs[name], "key", ())) for name in tables}
-    problems = [
-        f"The input {name!r}: key= names {column!r}, which it does not have."
-        for name, table in tables.items()
-        for column in getattr(recipe.inputs[name], "key", ())
-        if column not in table.schema.names
-    ]
-    if problems:
-        raise InputError(problems)
-    keys = Keys(declared)
-
-    def describe(sql: str) -> pa.Schema | None:
-        try:
-            return session.describe(sql)
-        except QueryError:
-            return None
-
-    found = rules.findings(query, catalogue=session.catalogue, keys=keys, describe=describe, udfs=recipe.udfs)
-    refused = rules.refused(found, recipe.determinism)
-    if refused:
-        raise DeterminismError(each.sentence(query) for each in refused)
-    relied = {name: declared[name.lower()] for name in tables if name.lower() in keys.relied}
-    return found, relied
-
-
-def _refuse_by_name(recipe: Recipe, query: Query, session: Session) -> None:
-    found = rules.by_name(query, session.catalogue, recipe.udfs)
-    refused = rules.refused(found, recipe.determinism)
-    if refused:
-        raise DeterminismError(each.sentence(query) for each in refused)
-
-
-def _executed(recipe: Recipe, query: Query, found: list[rules.Finding]) -> str:
-    """The text that the engine runs: the rendered one, but for the sums that `decimal` rewrites."""
-    if recipe.determinism.mode != "decimal":
-        return query.text
-    sums = {
-        each.offset: "sum" if each.what == "sum()" else "avg"
-        for each in found
-        if each.rule == "float-sum" and each.what in ("sum()", "avg()", "mean()")
-    }
-    return over_decimals(query, sums, recipe.determinism.scale) if sums else query.text
-
-
-def _partitions_read(query: Query, name: str, tables: Mapping[str, Table], session: Session) -> list[str]:
-    """The partitions that the query can read, seen from its conditions; all of them where that cannot be seen."""
-    table = tables[name]
-    if not table.partition_columns:
-        return list(table.partitions)
-    kinds = {column: table.schema.field(column).type for column in table.partition_columns}
-    keys = sorted(table.partitions)
-    values = [table.typed(key) for key in keys]
-    read: set[str] = set()
-    schemas = {each.lower(): frozenset(map(str.lower, other.schema.names)) for each, other in tables.items()}
-    for filters in partition_filters(query, name, schemas, table.partition_columns):
-        kept = session.keep(filters, kinds, values) if filters else [True] * len(keys)
-        read.update(key for key, keep in zip(keys, kept, strict=True) if keep)
-    return sorted(read)
-
-
-def _input_forms(recipe: Recipe, tables: Mapping[str, Table], state: State) -> dict[str, Any]:
+def _input_forms(recipe: Recipe, found: Study, tables: Mapping[str, Table], state: State) -> dict[str, Any]:
     single = recipe.determinism.mode == "single-thread"
     return {
         name.lower(): {
             "strength": table.strength,
             "identity": table.identity,
-            "schema": schema_form(table.schema),
+            "schema": found.input_forms[name],
             "parts": {
                 # On one thread the order of rows counts, and a dataset's content does not say it: its files do.
                 key: [part.token, part.lines] if single and table.kind == "cumin" else part.token
@@ -217,9 +154,9 @@ def _input_forms(recipe: Recipe, tables: Mapping[str, Table], state: State) -> d
 
 
 def _forms(
-    recipe: Recipe, base: dict[str, Any], tables: Mapping[str, Table], state: State
+    recipe: Recipe, base: dict[str, Any], found: Study, tables: Mapping[str, Table], state: State
 ) -> tuple[dict[str, Any], list[SubPlan]]:
-    inputs = _input_forms(recipe, tables, state)
+    inputs = _input_forms(recipe, found, tables, state)
     if recipe.lookback is None:
         return {**base, "inputs": inputs}, []
     without_parts = {name: {**each, "parts": None} for name, each in inputs.items()}
@@ -247,19 +184,48 @@ def _output_partitions(recipe: Recipe, tables: Mapping[str, Table], state: State
     """Key and typed value of each partition that the output may have: those of the inputs that share its column."""
     column = recipe.partition_by[0]
     found: dict[str, Any] = {}
+    kind = None
     for name, table in tables.items():
         if column in table.partition_columns:
             index = table.partition_columns.index(column)
+            kind = table.partition_kinds[index]
             for key in state[name]:
                 text = table.partitions[key][index]
                 found[partition_key([column], [text])] = table.typed(key)[index]
-    if not found:
+    if kind is None:
         raise ConfigError(f"An incremental build needs an input that is partitioned by {column!r} like its output.")
     if recipe.partitions is not None:
-        wanted = recipe.partitions
-        inside = (lambda v: v is not None and wanted[0] <= v <= wanted[1]) if len(wanted) == 2 else (lambda v: v in wanted)
-        found = {key: value for key, value in found.items() if inside(value)}
+        found = _limited(found, recipe.partitions, column, kind)
     return dict(sorted(found.items()))
+
+
+def _limited(found: dict[str, Any], partitions: tuple[Any, ...], column: str, kind: str) -> dict[str, Any]:
+    """The output partitions that `partitions=` asks for. Raises ConfigError if it asks for none that there is."""
+    wanted = [_wanted(value, column, kind) for value in partitions]
+    if len(wanted) == 2:
+        first, last = wanted
+        if first is None or last is None or first > last:
+            raise ConfigError(f"partitions={partitions!r} is a range from its first value to its last; this one is empty.")
+        kept = {key: value for key, value in found.items() if value is not None and first <= value <= last}
+    else:
+        kept = {key: value for key, value in found.items() if value in wanted}
+    if not kept:
+        known = sorted(value for value in found.values() if value is not None)
+        there = f"from {known[0]} to {known[-1]}" if known else "none"
+        raise ConfigError(f"partitions={partitions!r} names no partition that the query reads. There: {there}.")
+    return kept
+
+
+def _wanted(value: Any, column: str, kind: str) -> Any:
+    """A value of `partitions=` in its column's type; text is read as it is in a path."""
+    if value is None or type(value).__name__ == {"string": "str"}.get(kind, kind):
+        return value
+    if isinstance(value, str):
+        try:
+            return typed(value, kind)
+        except InputError as error:
+            raise ConfigError(f"partitions= names {value!r}, and {column!r} is of the type {kind}.") from error
+    raise ConfigError(f"partitions= names {value!r}, a {type(value).__name__}, and {column!r} is of the type {kind}.")
 
 
 def only_partitions(plan: Plan, keys: list[str]) -> str:
@@ -267,7 +233,7 @@ def only_partitions(plan: Plan, keys: list[str]) -> str:
     column = plan.recipe.partition_by[0]
     quote = "`" if plan.rendered.dialect == "spark" else '"'
     name = quote + column.replace(quote, quote * 2) + quote
-    kind = plan.schema.field(column).type
+    kind = kind_of(plan.schema.field(column).type)
     values = [typed(partition_text(key.partition("=")[2]), kind) for key in keys]
     tests = []
     if None in values:

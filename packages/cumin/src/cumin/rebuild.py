@@ -11,14 +11,14 @@ from cumin.building import Progress, build_recipe, quiet, require_local
 from cumin.compare import recipe_changes, view_of_manifest, view_of_plan
 from cumin.config import engine_from, input_from
 from cumin.dataset import Dataset, load
-from cumin.determinism import Determinism
 from cumin.engines.duckdb_engine import DuckDB
 from cumin.errors import ConfigError, CorruptError, InputError, RecipeError
+from cumin.layout import Layout, Target
+from cumin.modes import Determinism
 from cumin.planning import Plan, make_plan, only_partitions
 from cumin.recipe import Recipe, param_from_json
 from cumin.store import Store
 from cumin.udfs import Udf
-from cumin.units import Layout, Target
 
 
 def recipe_of(manifest: Mapping[str, Any], store: Store, udfs: Mapping[str, Udf] | None = None) -> Recipe:

@@ -7,12 +7,12 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from cumin.determinism import Determinism
 from cumin.engines.base import Engine
 from cumin.errors import ConfigError
 from cumin.inputs.base import Input
+from cumin.layout import Layout
+from cumin.modes import Determinism
 from cumin.udfs import Udf
-from cumin.units import Layout
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 

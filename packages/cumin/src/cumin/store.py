@@ -33,7 +33,8 @@ from cumin.errors import CorruptError, NotFoundError, StoreError, StoreFormatErr
 from cumin.place import Place, place
 
 if TYPE_CHECKING:
-    from cumin.units import Target, Unit
+    from cumin.layout import Target
+    from cumin.units import Unit
 
 FORMAT = 1
 POINTS = ("leased", "planned", "written", "file-put", "unit-put", "units-put", "manifest-put", "entry-put", "named")

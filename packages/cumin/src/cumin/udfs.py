@@ -10,12 +10,13 @@ import textwrap
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from cumin.encoding import encode
 from cumin.errors import RecipeError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Function = Callable[..., Any]
 
@@ -25,8 +26,8 @@ class Udf:
     """A scalar function of one row's values. Make one with `cumin.udf`."""
 
     function: Function
-    arguments: tuple[pa.DataType, ...]
-    returns: pa.DataType
+    arguments: tuple["pa.DataType", ...]
+    returns: "pa.DataType"
     version: str | None = None
 
     def form(self, name: str) -> dict[str, Any]:
@@ -37,7 +38,9 @@ class Udf:
         return {"types": types_, "code": code_form(self.function, f"The function {name!r}")}
 
 
-def udf(function: Function, *, arguments: Sequence[pa.DataType], returns: pa.DataType, version: str | None = None) -> Udf:
+def udf(
+    function: Function, *, arguments: Sequence["pa.DataType"], returns: "pa.DataType", version: str | None = None
+) -> Udf:
     """A Python function that the query may call by the name it is given in ``udfs={name: …}``.
 
     It must give the same result for the same values. Its source, closure and globals enter the build id; where they

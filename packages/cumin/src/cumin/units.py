@@ -19,35 +19,8 @@ from blake3 import blake3
 from cumin.content import RowSum, schema_form
 from cumin.encoding import digest
 from cumin.errors import EngineError
+from cumin.layout import Target
 from cumin.partitions import partition_key
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How rows lie in files. It is kept in the manifest and enters no id: the content is the same."""
-
-    compression: str = "zstd"
-    rows_per_file: int = 8_388_608
-    rows_per_group: int = 131_072
-
-    def form(self) -> dict[str, Any]:
-        """What a manifest keeps, and a unit's key is made from."""
-        return {
-            "compression": self.compression,
-            "rows_per_file": self.rows_per_file,
-            "rows_per_group": self.rows_per_group,
-        }
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where and how an engine writes: a staging folder of its own, what to split and sort by, how to hash."""
-
-    folder: Path
-    partition_by: tuple[str, ...] = ()
-    order_key: tuple[str, ...] = ()
-    layout: Layout = field(default_factory=Layout)
-    digits: int | None = None
 
 
 @dataclass

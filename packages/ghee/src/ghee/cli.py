@@ -108,11 +108,33 @@ def _attach(parsed: argparse.Namespace) -> int:
 
 
 def _cancel(parsed: argparse.Namespace) -> int:
+    from ghee.run import home
+
+    if (home() / "runs" / parsed.run / "journal").is_file():
+        return _end_here(parsed)
     from ghee.launch.kubernetes import cancel_driver
 
     cancel_driver(parsed.run, _settings(parsed))
     print(f"run {parsed.run} is cancelled")
     return 0
+
+
+def _end_here(parsed: argparse.Namespace) -> int:
+    """A run of this machine: a stream is stopped in order, others end at once."""
+    from ghee import stopping
+    from ghee.journal import Journal
+    from ghee.run import folder_of
+
+    folder = folder_of(parsed.run)
+    stopping.ask(folder, stopping.NOW if parsed.now else stopping.IN_ORDER)
+    stopping.wait(folder)
+    journal = Journal(folder / "journal")
+    ends = journal.of_kind("end")
+    journal.close()
+    how = {"finished": "has stopped in order", "cancelled": "is cancelled"}
+    said = ends[-1]["how"] if ends else "was killed"
+    print(f"run {parsed.run} {how.get(said, said)}")
+    return 0 if said in how else RUN_FAILED
 
 
 def _ps(parsed: argparse.Namespace) -> int:
@@ -150,7 +172,7 @@ def describe(error: BaseException) -> str:
     line = ""
     if isinstance(error.__cause__, RemoteTraceback) and notes:
         line, _, where = notes.pop().rpartition("\n")
-        notes.append(f"in {where}")
+        notes.append(where if where.startswith("in ") else f"in {where}")
     elif isinstance(error, SyntaxError):
         line = f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"
     else:
@@ -180,10 +202,13 @@ def _parser() -> argparse.ArgumentParser:
     explains.add_argument("--on", choices=("local", "kubernetes"), default="local",
                           help="kubernetes: print the manifests of the Jobs that a run would create")  # fmt: skip
     follows = commands.add_parser("attach", help="follow a detached run on a cluster")
-    cancels = commands.add_parser("cancel", help="end a run on a cluster; deletes its Pods")
+    cancels = commands.add_parser(
+        "cancel", help="end a run: a stream of this machine in order, others at once; deletes Pods"
+    )
+    cancels.add_argument("--now", action="store_true", help="on this machine: do not bring a stream to its end in order")
     lists = commands.add_parser("ps", help="list the runs on a cluster")
     for command in (follows, cancels):
-        command.add_argument("run", metavar="RUN", help="its id, as ghee ps lists it")
+        command.add_argument("run", metavar="RUN", help="its id, as it has printed it or as ghee ps lists it")
     for command in (runs, explains):
         command.add_argument("--image", help="on a cluster: the image of the driver and of every stage that names none")
     for command in (runs, explains, follows, cancels, lists):

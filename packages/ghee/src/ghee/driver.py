@@ -13,7 +13,7 @@ from typing import Any
 
 import cloudpickle
 
-from ghee import failure
+from ghee import failure, stopping
 from ghee.checkpoints import Checkpoints
 from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
 from ghee.feed import Feed
@@ -29,15 +29,16 @@ from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Event, RankId
 from ghee.protocol.position import Position
 from ghee.rank import run_rank
-from ghee.report import Report, StageReport, summarize_stage
+from ghee.report import Recent, Report, StageReport, summarize_stage
 from ghee.resume import Start, check_fits, describe_run
 from ghee.scaling import Scaling, advise, numbers_of
 from ghee.task import RankTask
 from ghee.trace import TraceSettings
 from ghee.transfer.contract import Message
-from ghee.transfer.manager import Instructions, Settings, Times, TransferManager
-from ghee.transfer.manager import Report as RankReport
+from ghee.transfer.manager import Settings, TransferManager
 from ghee.transfer.reading import Numbers, read
+from ghee.transfer.wire import Instructions, Times
+from ghee.transfer.wire import Report as RankReport
 
 STOP_SECONDS = 5.0
 """How long ranks that were told to stop may take before they are killed."""
@@ -96,6 +97,8 @@ class Driver:
         self._parts: dict[int, list[PartFile]] = {}
         self._draining = threading.Event()
         self._feed: Feed | None = None
+        self._recent = Recent()
+        self._counted = 0.0
         self._unread: list[Message] = []
         self._numbers = Numbers([stage.size for stage in plan.stages])
 
@@ -119,6 +122,7 @@ class Driver:
         prepared: list[PlannedStage] = []
         try:
             if not self.plan.endless:
+                self._fix_source()
                 self._splits = self.plan.source.splits()
             self._write_beginning()
             self.launcher.check(self._worlds(at_most=True))
@@ -199,6 +203,12 @@ class Driver:
         owners = self._feed.next(self._coordinator.splits.are_handed_out)
         if owners is not None:
             self._carry_out(self._coordinator.cut(len(owners), owners))
+
+    def _fix_source(self) -> None:
+        """Where input grows while it is read (a topic), its end is what it was when the run first began."""
+        for before in [] if self._journal is None else self._journal.of_kind("run")[:1]:
+            if "fixed" in before:
+                self.plan.source.fix(before["fixed"])
 
     def _write_beginning(self) -> None:
         if self._journal is not None:
@@ -321,6 +331,8 @@ class Driver:
             messages, self._unread = self._unread + self._endpoint.receive(0.0 if self._unread else 0.1), []
             if self._cancelled.is_set():
                 raise CancelledError("the run was cancelled")
+            if time.monotonic() - self._counted > stopping.LOOK_SECONDS:
+                self._look_around()
             self._carry_out(self._coordinator.on(*[_died(death) for death in self.launcher.deaths()]))
             events: list[Event] = []
             for frames in messages:
@@ -342,6 +354,19 @@ class Driver:
             self._show()
         if isinstance(self._outcome, m.Fail):
             raise self._error_of(self._outcome)
+
+    def _look_around(self) -> None:
+        """Now and then: how many rows were read, and whether another process has asked the run to end."""
+        self._counted = time.monotonic()
+        self._recent.add(self._counted, self._rows_read())
+        asked = stopping.asked(self.folder)
+        if asked is not None and self._feed is not None and asked == stopping.IN_ORDER:
+            self._draining.set()
+        elif asked is not None:
+            raise CancelledError("the run was cancelled (ghee cancel)")
+
+    def _rows_read(self) -> int:
+        return sum(e.read_rows for (index, _), e in list(self._coordinator.ledger.entries.items()) if index == 0)
 
     def _look_for_first_cause(self, failed: m.Failed) -> None:
         """A rank of a world of several may fail because another one was killed: then the death is the cause."""
@@ -559,10 +584,11 @@ class Driver:
         advice = advise(limit.advice, elastic, stages[limit.stage or 0].replicas)
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
-            sum(e.read_rows for (index, _), e in list(ledger.entries.items()) if index == 0),
+            self._rows_read(),
             sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
             list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
             changes=list(self.changes), lag={} if self._feed is None else self._feed.lag(),
+            oldest=None if self._feed is None else self._feed.oldest(), recent=self._recent.rate,
         )  # fmt: skip
 
 

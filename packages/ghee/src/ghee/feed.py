@@ -111,7 +111,9 @@ class Feed:
     def balanced(self, action: EpochBalanced) -> None:
         """An epoch is over at a stage; the rules say it of all stages at once."""
         if action.stage == 0:
-            self._stream.took(time.monotonic() - self._cut_at.pop(action.epoch))
+            began = self._cut_at.pop(action.epoch, None)
+            if began is not None:  # an epoch that is read again, for a loop that went back, ends a second time
+                self._stream.took(time.monotonic() - began)
             self._balanced.add(action.epoch)
             self._acknowledge()
 
@@ -142,6 +144,11 @@ class Feed:
         """By partition how many offsets are not acknowledged."""
         lag: dict[str, int] = self._stream.lag()
         return lag
+
+    def oldest(self) -> float | None:
+        """How old the oldest row is that is not acknowledged, in seconds; None where there is none, or it is not known."""
+        age: float | None = self._stream.oldest()
+        return age
 
     def close(self) -> None:
         """Commit and leave."""

@@ -71,6 +71,12 @@ def _families(report: Report) -> Iterable[_Family]:
     yield of_run("restarts_total", "counter", "Worlds, and the run itself, that were started again.", len(report.restarts))
     yield of_run("branch_failures_total", "counter", "Branches that have failed.", len(report.failures))
     yield of_run("ledger_balanced", "gauge", "1 when every row is accounted for in every epoch.", float(report.balanced))
+    if report.lag:
+        lag = [({"partition": name}, float(behind)) for name, behind in report.lag.items()]
+        yield _Family("ghee_lag_offsets", "gauge", "Offsets of a stream's partition that are not acknowledged.", list(lag))
+    if report.oldest is not None:
+        about = "How old the oldest row of a stream is that is not acknowledged."
+        yield of_run("oldest_row_seconds", "gauge", about, report.oldest)
     yield of_stages("ranks", "gauge", "Ranks of the stage.", lambda s: s.ranks)
     yield of_stages("rows_total", "counter", "Rows that the stage was given.", lambda s: s.rows)
     yield of_stages("batches_total", "counter", "Batches that the stage was given.", lambda s: s.batches)

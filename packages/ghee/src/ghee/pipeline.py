@@ -14,8 +14,11 @@ from ghee.resources import Auto, Resources, format_bytes, parse_bytes, parse_res
 
 Kind = Literal["read", "map", "loop", "write"]
 
-DEFAULT_CREDIT = 64 << 20
-"""Bytes that may lie in the inbox of a rank, and again in its outbox, unless the stage says otherwise."""
+DEFAULT_CREDIT = 96 << 20
+"""Bytes that may be under way to a rank unless its stage says otherwise: half in its inbox, half in the outboxes before it.
+
+It is what moves while a batch's three messages go round, at the speed of shared memory: with two thirds of it, batches of
+1 MB are some 10 % slower, with more no faster (benchmarks/transport_profile.py --choices)."""
 
 
 @dataclass(frozen=True, eq=False)

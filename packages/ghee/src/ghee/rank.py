@@ -27,7 +27,8 @@ from ghee.protocol.messages import BatchId
 from ghee.resources import format_bytes
 from ghee.stream import Batches
 from ghee.task import RankTask
-from ghee.transfer.manager import Arrived, TransferManager
+from ghee.transfer.manager import TransferManager
+from ghee.transfer.wire import Arrived
 
 
 def run_rank(
@@ -195,6 +196,14 @@ class _Reader:
         self._orders: dict[int, list[Any]] = {}
 
     def run(self) -> None:
+        """Read until there is nothing more. What the source holds is let go of, however this ends."""
+        try:
+            self._follow()
+        finally:
+            if hasattr(self._source, "close"):
+                self._source.close()
+
+    def _follow(self) -> None:
         manager = self._manager
         manager.tell(m.Idle(manager.rank))
         while not isinstance(step := manager.next_read(), m.StreamEnd):
@@ -205,8 +214,6 @@ class _Reader:
                 if step.only is None and not step.now:
                     manager.tell(m.Idle(manager.rank))
         self._function.close()
-        if hasattr(self._source, "close"):
-            self._source.close()
 
     def _read(self, step: m.Read) -> None:
         """Read a split to its end, or until another rank is to go on with it."""

@@ -8,17 +8,22 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from ghee import failure
-from ghee.errors import CancelledError, RemoteTraceback
+from ghee.errors import CancelledError, GheeError, PipelineError, RemoteTraceback
 from ghee.failure import Failure
 from ghee.launch.kubernetes import DriverHandle, Kubernetes, attach_driver, explain, start_driver
 from ghee.pipeline import Pipeline
 from ghee.plan import make_plan
 from ghee.report import RankReport, Report, StageReport
+from ghee.resources import Resources
+
+if TYPE_CHECKING:
+    from ghee.metrics import Metrics
 
 _FIGURES = "\x1eghee-report "
 """How a line begins with which the driver's Pod tells its figures; all other lines are what ranks have printed."""
@@ -40,6 +45,7 @@ class Outcome:
     logs: dict[str, str] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     starts: dict[str, dict[str, float]] = field(default_factory=dict)
+    trace: bytes = b""
 
 
 def describe_error(error: BaseException) -> Failure:
@@ -79,16 +85,19 @@ class RemoteRun:
 
     def __init__(
         self, driver: DriverHandle, pipeline: Pipeline | None = None, update: Callable[[Report], None] | None = None,
-        line: Callable[[str], None] | None = None,
+        line: Callable[[str], None] | None = None, metrics: Metrics | None = None, trace: Path | None = None,
     ) -> None:  # fmt: skip
-        """`update` is called with each report, `line` with what the ranks print."""
+        """`update` is called with each report, `line` with what the ranks print; `trace` is where the timeline goes."""
         self._driver, self._handle, self._pipeline = driver, driver.swimmy, pipeline
         self._update, self._line = update, line
+        self._metrics, self._trace = metrics, trace
         self._report = Report(self._handle.id)
         self._error: BaseException | None = None
         self._outcome: Outcome | None = None
         self._cancelled = False
         self._over = threading.Event()
+        if metrics is not None:
+            metrics.begin(lambda: self.report)
         self._thread = threading.Thread(target=self._follow, name=f"ghee run {self._handle.id}", daemon=True)
         self._thread.start()
 
@@ -101,6 +110,11 @@ class RemoteRun:
     def status(self) -> str:
         """One line: how far the driver's Pod is."""
         return str(self._handle.status())
+
+    @property
+    def metrics(self) -> str | None:
+        """The URL or the file of the run's figures in Prometheus' format, if they were asked for."""
+        return None if self._metrics is None else self._metrics.address
 
     @property
     def waiting(self) -> str | None:
@@ -136,10 +150,17 @@ class RemoteRun:
                 self._error = CancelledError("the run was cancelled")
         finally:
             self._driver.close()
+            if self._metrics is not None:
+                self._metrics.close()
             self._over.set()
 
     def _take(self, outcome: Outcome) -> None:
         self._report = outcome.report
+        if self._trace is not None and outcome.trace:
+            try:
+                self._trace.write_bytes(outcome.trace)
+            except OSError as error:
+                self._report.notes.append(f"the trace could not be written to {self._trace}: {error}")
         if outcome.error is not None:
             self._error = failure.restore(failure.with_source(outcome.error))
         for name, written in outcome.lists.items():
@@ -206,13 +227,27 @@ def lists_of(pipeline: Pipeline) -> dict[str, list[Any]]:
 
 def submit(
     drive: Callable[..., Outcome], pipeline: Pipeline, settings: Kubernetes, options: dict[str, Any], *, detach: bool,
-    update: Callable[[Report], None] | None, line: Callable[[str], None] | None,
+    update: Callable[[Report], None] | None, line: Callable[[str], None] | None, metrics: Metrics | None = None,
+    trace: Path | None = None,
 ) -> RemoteRun:  # fmt: skip
     """Start the run: `drive(pipeline, settings, options)` is called in the driver's Pod."""
     with _own_modules_by_value():
         blob = cloudpickle.dumps(pipeline)
-    driver = start_driver(drive, (blob, settings, options), settings, detach=detach)
-    return RemoteRun(driver, pipeline, update, line)
+    driver = start_driver(drive, (blob, settings, options), settings, _stages(pipeline), detach=detach)
+    return RemoteRun(driver, pipeline, update, line, metrics, trace)
+
+
+def _stages(pipeline: Pipeline) -> list[tuple[int, str, Resources, bool]]:
+    """The stages that have Pods; none where the pipeline cannot be planned here, since what reads its store may be
+    installed in the image alone: the driver then starts the stages itself. Raises PipelineError for what is wrong with it.
+    """
+    try:
+        plan = make_plan(pipeline)
+    except PipelineError:
+        raise
+    except (GheeError, ImportError, OSError):
+        return []
+    return [(s.index, s.name, s.resources, s.one_world) for s in plan.stages if not s.hosted]
 
 
 def attach(run: str, settings: Kubernetes, line: Callable[[str], None] | None = None) -> RemoteRun:

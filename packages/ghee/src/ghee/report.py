@@ -7,7 +7,31 @@ from dataclasses import asdict, dataclass, field
 
 from ghee.protocol.ledger import Entry
 from ghee.resources import format_bytes
-from ghee.transfer.manager import Times
+from ghee.transfer.wire import Times
+
+RECENT_SECONDS = 10.0
+"""What "now" is, for a stream whose rows per second change."""
+
+
+class Recent:
+    """Rows per second of the last seconds, from a count that grows. Pure: the clock is the caller's."""
+
+    def __init__(self) -> None:
+        self._counts: list[tuple[float, int]] = []
+
+    def add(self, now: float, count: int) -> None:
+        """The count at this moment."""
+        self._counts.append((now, count))
+        while len(self._counts) > 2 and self._counts[1][0] <= now - RECENT_SECONDS:
+            self._counts.pop(0)
+
+    @property
+    def rate(self) -> float:
+        """Between the first and the last count of that time."""
+        if len(self._counts) < 2:
+            return 0.0
+        (began, before), (now, after) = self._counts[0], self._counts[-1]
+        return (after - before) / (now - began) if now > began else 0.0
 
 
 @dataclass
@@ -99,6 +123,10 @@ class Report:
     changes: list[str] = field(default_factory=list)
     lag: dict[str, int] = field(default_factory=dict)
     """Of a stream: by partition how many offsets are not acknowledged yet."""
+    oldest: float | None = None
+    """Of a stream: how old the oldest row is that is not acknowledged yet, in seconds; None where there is none."""
+    recent: float = 0.0
+    """Rows per second that were read in the last `RECENT_SECONDS`."""
 
     def stage(self, name: str) -> StageReport:
         """The report of a stage, by its name."""
@@ -109,7 +137,9 @@ class Report:
         """The lag in a line, the partitions that lag most."""
         most = sorted(self.lag.items(), key=lambda one: -one[1])
         named = ", ".join(f"{name} {behind:,}" for name, behind in most[:4]) + (" …" if len(most) > 4 else "")
-        return f"lag: {sum(self.lag.values()):,} offsets ({named})"
+        age = "" if self.oldest is None else f", the oldest row is {self.oldest:.0f} s old"
+        now = f"; {self.recent:,.0f} rows/s in the last {RECENT_SECONDS:.0f} s"
+        return f"lag: {sum(self.lag.values()):,} offsets ({named}){age}{now}"
 
     def to_json(self) -> str:
         """The report as JSON."""

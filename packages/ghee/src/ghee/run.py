@@ -9,7 +9,6 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,17 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
+from ghee import stopping
 from ghee.driver import Driver
 from ghee.errors import CancelledError, CheckpointError, PipelineError, TransactionError
 from ghee.feed import unready
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
-from ghee.launch.kubernetes import Kubernetes, KubernetesLauncher
+from ghee.launch.kubernetes import Kubernetes
 from ghee.pipeline import Pipeline, override
 from ghee.plan import Plan, make_plan
 from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
-from ghee.remote import Outcome, RemoteRun, describe_error, lists_of, print_figures, submit
+from ghee.remote import RemoteRun
 from ghee.report import Report
 from ghee.resume import Start, start_of
 from ghee.trace import TraceSettings, merge
@@ -35,15 +35,6 @@ from ghee.trace import TraceSettings, merge
 if TYPE_CHECKING:
     from ghee.metrics import Metrics
     from ghee.progress import Progress
-
-REPORT_SECONDS = 1.0
-"""How often the driver of a run on a cluster tells its figures."""
-
-WAITING_SECONDS = 5.0
-"""How often a run on a cluster says what it waits for while it waits for Pods."""
-
-LOG_BYTES = 1 << 20
-"""What is brought home of each rank's log: its end."""
 
 KEPT_RUNS = 20
 """Folders of past runs that are kept (logs and reports)."""
@@ -70,7 +61,7 @@ class Run:
         self._notes: list[str] = []
         self._restarts: list[str] = []
         self._restarts_left = self._restarts_most = restarts_left
-        self._cancelled = False
+        self._cancelled = self._stopped = False
         self._driver = attempt(start, [])
         self._error: BaseException | None = None
         self._over = threading.Event()
@@ -128,6 +119,8 @@ class Run:
         self._restarts.append(f"{str(error).splitlines()[0]}; the run was begun again at {start}")
         self._journal.append(kind="restart", reason=self._restarts[-1])
         self._driver = self._attempt(start, self._restarts)
+        if self._stopped:
+            self._driver.drain()
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -182,6 +175,7 @@ class Run:
 
     def stop(self) -> None:
         """End a stream in order: nothing more is read, what was read is brought to its end and committed. `wait` waits."""
+        self._stopped = True
         self._driver.drain()
 
     def cancel(self) -> None:
@@ -221,7 +215,8 @@ def run(
 
     `metrics` gives the run's figures out in Prometheus' format while it runs: at a port of the loopback interface (0: any
     that is free; `Run.metrics` is the URL), at "HOST:PORT", or in a file that is written every second. `trace` is a file
-    for a timeline of every batch in Chrome's trace format; it is there when the run has ended, well or not.
+    for a timeline of every batch in Chrome's trace format; it is there when the run has ended, well or not. On a cluster
+    `resume` and `trace` need `ghee.Kubernetes(home=...)` on a volume that all Pods mount.
 
     Raises PipelineError, SourceError or SinkError for what is wrong before anything starts; the exception of a user's
     function with its own type; RankKilledError and the other errors of `ghee.errors`. Ctrl-C stops every process of the
@@ -229,22 +224,18 @@ def run(
     """
     if on == "kubernetes" or isinstance(on, Kubernetes):
         cluster = on if isinstance(on, Kubernetes) else Kubernetes()
-        _refuse(resume=resume, metrics=metrics, trace=trace)
-        return _run_on_cluster(pipeline, cluster, retries, wait=wait, progress=progress, detach=detach)
+        from ghee.on_cluster import run_on_cluster
+
+        return run_on_cluster(
+            pipeline, cluster, wait=wait, progress=progress, retries=retries, resume=resume, metrics=metrics, trace=trace,
+            detach=detach,
+        )  # fmt: skip
     if detach:
         raise PipelineError('detach=True leaves a run on a cluster alone: it goes with on="kubernetes" only')
-    return _run_here(
-        pipeline, on, wait=wait, progress=progress, retries=retries, resume=resume, metrics=metrics, trace=trace
-    )
+    return run_here(pipeline, on, wait=wait, progress=progress, retries=retries, resume=resume, metrics=metrics, trace=trace)
 
 
-def _refuse(**options: object) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise PipelineError(f'{name}= is not there yet with on="kubernetes" (docs/flaws.md); leave it away')
-
-
-def _run_here(
+def run_here(
     pipeline: Pipeline,
     on: str | Launcher,
     *,
@@ -261,9 +252,11 @@ def _run_here(
     plan = make_plan(pipeline)
     if problems := unready(plan):
         raise PipelineError("; ".join(problems))
-    traced = _trace_file(trace)
+    traced = trace_file(trace)
     if resume is None:
-        folder = _make_folder(time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
+        # On a cluster its id there is the one that the user knows.
+        named = os.environ.get("SWIMMY_RUN") if launcher else None
+        folder = _make_folder(named or time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
         _keep(pipeline, folder)
         state = None
     else:
@@ -275,8 +268,9 @@ def _run_here(
     except BaseException:
         journal.close()
         raise
+    stopping.forget(folder)
     (folder / "report.json").unlink(missing_ok=True)  # a folder without one is not removed as an old run's
-    shown = _progress(folder.name) if progress or (progress is None and sys.stderr.isatty()) else None
+    shown = make_progress(folder.name) if progress or (progress is None and sys.stderr.isatty()) else None
 
     settings = None if traced is None else TraceSettings.begin(folder / "trace", sum(s.size for s in plan.stages))
 
@@ -287,7 +281,7 @@ def _run_here(
             restarts=restarts, trace=settings,
         )  # fmt: skip
 
-    told = _metrics(metrics)
+    told = make_metrics(metrics)
     try:
         handle = Run(plan, attempt, start, folder, journal, shown, retries if isinstance(on, str) else 0, told, traced)
     except BaseException:
@@ -304,76 +298,6 @@ def _run_here(
                 raise _interrupted(handle) from None
         handle._end()
     return handle
-
-
-def _run_on_cluster(
-    pipeline: Pipeline, settings: Kubernetes, retries: int, *, wait: bool, progress: bool | None, detach: bool
-) -> RemoteRun:
-    shown = _progress("on the cluster") if progress or (progress is None and sys.stderr.isatty()) else None
-
-    def line(text: str) -> None:
-        if shown is not None:
-            shown.line("cluster", text)
-        else:
-            print(text, flush=True)
-
-    handle = submit(
-        drive_in_pod, pipeline, settings, {"retries": retries}, detach=detach,
-        update=shown.update if shown else None, line=line,
-    )  # fmt: skip
-    if wait and not detach:
-        try:
-            while not handle.wait(WAITING_SECONDS):
-                if waiting := handle.waiting:
-                    line(f"waiting for the driver: {waiting}")
-        except KeyboardInterrupt:
-            handle.cancel()
-            raise
-        finally:
-            if shown is not None:
-                shown.close(handle.report)
-        handle._end()
-    return handle
-
-
-def drive_in_pod(pipeline: bytes, settings: Kubernetes, options: dict[str, Any]) -> Outcome:
-    """The driver of a run on a cluster, called in its Pod: the same as on one machine, but for the launcher."""
-    found: Pipeline = cloudpickle.loads(pipeline)
-    told, waited = 0.0, time.monotonic()
-    made: list[KubernetesLauncher] = []
-
-    def observe(report: Report) -> None:
-        nonlocal told, waited
-        if time.monotonic() - waited >= WAITING_SECONDS:
-            waited = time.monotonic()
-            for waiting in made[-1].waiting_for():
-                print(f"waiting for {waiting}", flush=True)
-        if time.monotonic() - told >= REPORT_SECONDS:
-            told = time.monotonic()
-            print_figures(report)
-
-    def launcher(plan: Plan, folder: Path) -> Launcher:
-        resources = {stage.index: (stage.resources, stage.one_world) for stage in plan.stages}
-        made.append(KubernetesLauncher(settings, resources, folder / "logs", print_line))
-        return made[-1]
-
-    run_id = os.environ.get("SWIMMY_RUN", "")
-    try:
-        handle = _run_here(
-            found, "kubernetes", wait=False, progress=False, retries=options["retries"], observe=observe, launcher=launcher
-        )
-    except Exception as error:
-        return Outcome(run_id, Report(run_id), describe_error(error))
-    handle.wait()
-    logs = {name: text[-LOG_BYTES:] for name, text in handle.logs().items()}
-    try:
-        results = {name: [cloudpickle.dumps(result) for result in of] for name, of in handle.results.items()}
-        failures = {name: describe_error(error) for name, error in handle.failures.items()}
-    except Exception as error:
-        return Outcome(run_id, handle.report, describe_error(error), logs=logs)
-    lists = {name: cloudpickle.dumps(written) for name, written in lists_of(found).items()}
-    requests = dict(sum((Counter(launcher.requests()) for launcher in made), Counter()))
-    return Outcome(run_id, handle.report, None, results, failures, lists, logs, requests, made[-1].starts())
 
 
 def resume(
@@ -399,7 +323,7 @@ def resume(
     journal.close()
     if ends and ends[-1]["how"] == "finished":
         raise CheckpointError(f"run {run_id} has finished; there is nothing left to do. Its report is {folder}/report.json")
-    return _run_here(
+    return run_here(
         override(_kept(folder), options or {}), on, wait=wait, progress=progress, retries=retries, resume=run_id,
         metrics=metrics, trace=trace,
     )  # fmt: skip
@@ -448,7 +372,7 @@ def _kept(folder: Path) -> Pipeline:
     return pipeline
 
 
-def _trace_file(trace: str | Path | None) -> Path | None:
+def trace_file(trace: str | Path | None) -> Path | None:
     if trace is None:
         return None
     path = Path(trace).absolute()
@@ -459,7 +383,7 @@ def _trace_file(trace: str | Path | None) -> Path | None:
     return path
 
 
-def _metrics(where: int | str | Path | None) -> Metrics | None:
+def make_metrics(where: int | str | Path | None) -> Metrics | None:
     if where is None:
         return None
     from ghee.metrics import Metrics  # an HTTP server takes a while to import
@@ -467,7 +391,7 @@ def _metrics(where: int | str | Path | None) -> Metrics | None:
     return Metrics(where)
 
 
-def _progress(run_id: str) -> Progress:
+def make_progress(run_id: str) -> Progress:
     from ghee.progress import Progress  # rich takes a while to import, and ranks import this module too
 
     return Progress(run_id)

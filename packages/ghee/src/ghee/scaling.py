@@ -9,7 +9,7 @@ from ghee.protocol.coordinator import Coordinator
 from ghee.protocol.elastic import Change, Elastic, Figures, Seen, StageFacts
 from ghee.protocol.messages import RankId
 from ghee.resources import Auto
-from ghee.transfer.manager import Times
+from ghee.transfer.wire import Times
 
 EVERY = 0.1
 """Seconds between two looks at what the ranks have measured."""

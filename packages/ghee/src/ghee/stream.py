@@ -10,7 +10,8 @@ from ghee.checkpoints import Checkpoints
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import Tail
-from ghee.transfer.manager import Arrived, Settings, TransferManager
+from ghee.transfer.manager import Settings, TransferManager
+from ghee.transfer.wire import Arrived
 
 
 class Batches:

@@ -17,6 +17,7 @@ from typing import Any
 _WHERE = {
     "list_models": "registry",
     "describe": "registry",
+    "describe_kept": "prediction",
     "register": "registry",
     "unregister": "registry",
     "check": "checker",
@@ -41,7 +42,7 @@ _WHERE = {
     "errors": "errors",
 }
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)  # noqa: PLE0605 - one list of the names, not two
 
 
 def __getattr__(name: str) -> Any:

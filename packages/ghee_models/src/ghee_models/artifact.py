@@ -60,7 +60,7 @@ def save(model: Model[Any], settings: Settings, metrics: Mapping[str, float], fo
 
 def is_of(folder: Path, training: str) -> bool:
     """Whether `folder` holds the whole model of this very training."""
-    return folder.is_dir() and (folder / "model.json").is_file() and _header(folder).get("training") == training
+    return folder.is_dir() and (folder / "model.json").is_file() and header(folder).get("training") == training
 
 
 def _write(model: Model[Any], settings: Settings, metrics: Mapping[str, float], folder: Path, training: str) -> None:
@@ -104,14 +104,14 @@ def load(folder: Path) -> Model[Any]:
     Raises ArtifactError when a file is missing, cut short, changed, or of a newer format; UnknownModelError when the
     package with the model's code is not installed.
     """
-    header = _header(folder)
-    for name, expected in header["files"].items():
+    written = header(folder)
+    for name, expected in written["files"].items():
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"The model in {folder} is not whole: {name} is missing. Fetch it again.")
         if _sha256(path) != expected:
             raise ArtifactError(f"The model in {folder} is damaged: {name} is not as it was written. Fetch it again.")
-    cls = registry.load_class(header["id"])
+    cls = registry.load_class(written["id"])
     model_config, settings = load_settings(folder)
     schema = Schema.from_json(json.loads((folder / "schema.json").read_text()))
     model = cls(build(cls.card.config, model_config, where="model"), schema, _read_state(folder), settings.data)
@@ -133,21 +133,25 @@ def load_settings(folder: Path) -> tuple[dict[str, Any], Settings]:
     return own, build(Settings, config, where="settings")
 
 
-def _header(folder: Path) -> dict[str, Any]:
+def header(folder: Path) -> dict[str, Any]:
+    """What model.json says: id, versions of format and package, digests of the files.
+
+    Raises ArtifactError when there is none, when it is damaged, or of a newer format.
+    """
     path = folder / "model.json"
     if not path.is_file():
         raise ArtifactError(f"{folder} is no saved model: it has no model.json.")
     try:
-        header: dict[str, Any] = json.loads(path.read_text())
-        given = header["format"]
+        found: dict[str, Any] = json.loads(path.read_text())
+        given = found["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); fetch the model again.") from None
     if given > FORMAT:
         raise ArtifactError(
-            f"The model in {folder} has format {given}, written by ghee-models {header.get('ghee_models', '?')}; "
+            f"The model in {folder} has format {given}, written by ghee-models {found.get('ghee_models', '?')}; "
             f"this is ghee-models {version('ghee-models')}, which reads up to {FORMAT}. Install a newer one."
         )
-    return header
+    return found
 
 
 def _read_state(folder: Path) -> State:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ghee_models.errors import DataError
-from ghee_models.parts import files_of, resolve
+from ghee_models.parts import files_of, paths_of, resolve, source_of
 from ghee_models.schema import Field, Schema, family
 
 _UNIQUE_KEYS = 5_000_000  # keys held to find duplicates; beyond it only these are compared
@@ -71,6 +71,7 @@ class Report:
         return "\n".join([head, *(f"  {violation}" for violation in self.violations)])
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values: ok, rows, total, and every violation with its fields (`Violation`)."""
         return {
             "ok": self.ok,
             "rows": self.rows,
@@ -84,10 +85,10 @@ class Report:
             raise DataError(self)
 
 
-def check(data: str, *, model: str, settings: Mapping[str, Any] | None = None, everything: bool = False) -> Report:
+def check(data: Any, *, model: str, settings: Mapping[str, Any] | None = None, everything: bool = False) -> Report:
     """Checks Parquet data for training a model of this id: metadata, then a sample of rows, or `everything`.
 
-    settings: as for `train`; `{"data": {...}}` says what the columns mean.
+    data: a path, or a dataset of cumin's; settings: as for `train`; `{"data": {...}}` says what the columns mean.
     Example: check("clicks/", model="fm", settings={"data": {"fields": {"age": "numeric"}, "label": "clicked"}})
     """
     from ghee_models import registry
@@ -95,7 +96,8 @@ def check(data: str, *, model: str, settings: Mapping[str, Any] | None = None, e
 
     given = build(Settings, settings or {}, where="settings")
     check_settings(given)
-    return check_schema(registry.load_class(model).make_schema(given.data), data, everything=everything)
+    described = source_of(data, given.data)
+    return check_schema(registry.load_class(model).make_schema(described), paths_of(described), everything=everything)
 
 
 def check_schema(
@@ -154,7 +156,7 @@ def _check_metadata(schema: Schema, files: list[tuple[Any, str]]) -> Report:
 
 def _check_type(found: dict[tuple[str, str], Violation], f: Field, arrow: pa.DataType, file: str) -> None:
     if not f.allows(arrow):
-        _note(found, f.name, "the type is not allowed", file, f"got {arrow}, a {f.kind} is {f.wanted}", "Cast the column.")
+        _note(found, f.name, "the type is not allowed", file, f"got {arrow}; {f.kind} needs {f.wanted}", "Cast the column.")
     elif f.arrow is not None and family(f.arrow) != family(arrow) and f.kind not in ("numeric", "rating", "binary"):
         got = f"got {arrow}, training had {f.arrow}"
         _note(found, f.name, "the type is not that of training", file, got, "Cast the column: no value would be known.")

@@ -107,8 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     made = command("list", _list, "the known models")
     made.add_argument("--task", help="recommendation, ctr, classification or rating")
     made.add_argument("--filter", default="*", help="pattern of ids, such as '*fm'")
-    made = command("describe", _describe, "one model's settings, schema, references and paper")
-    made.add_argument("id")
+    made = command("describe", _describe, "a model's settings, schema, references and paper; or what a kept model is")
+    made.add_argument("id", nargs="?", help="the model, such as lightgcn")
+    made.add_argument("--kept", help="a trained one instead: models:/name@alias, models:/name/3, or a folder")
     made = command("check", _check, "is the data what a model needs? exit code 2 if not", overrides=True)
     made.add_argument("--kept", help="check data to predict against this kept model (models:/... or a folder)")
     made.add_argument("--everything", action="store_true", help="look at all rows, not at a sample")
@@ -160,6 +161,10 @@ def _list(parsed: argparse.Namespace) -> int:
 
 
 def _describe(parsed: argparse.Namespace) -> int:
+    if bool(parsed.id) == bool(parsed.kept):
+        raise ConfigError("Name a model, or a kept one with --kept; one of them.")
+    if parsed.kept:
+        return _describe_kept(parsed)
     found = registry.describe(parsed.id)
     if parsed.json:
         print(json.dumps(found, indent=2))
@@ -176,9 +181,30 @@ def _describe(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _describe_kept(parsed: argparse.Namespace) -> int:
+    from ghee_models.prediction import describe_kept
+
+    found = describe_kept(parsed.kept)
+    if parsed.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    print(f"{parsed.kept}: a trained {found['id']}, written by ghee-models {found['ghee_models']}")
+    for name, meaning in found["schema"].items():
+        print(f"  {name}: {meaning}")
+    table = Table("setting", "value")
+    for topic, values in found["settings"].items():
+        for name, value in values.items():
+            table.add_row(f"{topic}.{name}", str(value))
+    _show(table)
+    for name, value in found["metrics"].items():
+        print(f"{name} of the test part: {value:.4f}")
+    return 0
+
+
 def _check(parsed: argparse.Namespace) -> int:
     from ghee_models.checker import check_schema
     from ghee_models.composition import compose
+    from ghee_models.parts import paths_of
 
     if parsed.kept:
         from ghee_models.prediction import load
@@ -190,7 +216,7 @@ def _check(parsed: argparse.Namespace) -> int:
         schema, training = registry.load_class(composed.model).make_schema(composed.settings.data), True
     report = check_schema(
         schema,
-        composed.settings.data.path,
+        paths_of(composed.settings.data),
         everything=parsed.everything,
         show_values=parsed.show_values,
         training=training,

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import hashlib
+import itertools
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +30,8 @@ from ghee_models.settings import DataConfig, SplitConfig
 
 DATASETS = {"ml-100k": datasets.movielens_100k, "ml-100k-users": datasets.movielens_100k_users}
 _HELD_ROWS = 50_000_000  # a split that needs all rows at once refuses more
+_LAYOUT = 2  # of the files of a published split; raised when another one is written
+_KEPT_SPLITS, _KEPT_SECONDS = 20, 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,25 @@ def resolve(path: str) -> tuple[str, ...]:
     return (path,)
 
 
+def source_of(data: Any, given: DataConfig) -> DataConfig:
+    """The settings with what `data` names: a path, or a dataset that tells its files by `__ghee_source__` (one of cumin's).
+
+    The digest of such a dataset becomes the content id. "" leaves the settings as they are. Raises ConfigError for others.
+    """
+    if isinstance(data, str):
+        return replace(given, path=data, files=[]) if data else given
+    tell = getattr(data, "__ghee_source__", None)
+    if tell is None:
+        raise ConfigError(f"data is a {type(data).__name__}; a path is needed, or a dataset with __ghee_source__().")
+    said = tell()
+    return replace(given, path="", files=list(said["paths"]), content_id=said.get("digest") or given.content_id)
+
+
+def paths_of(data: DataConfig) -> tuple[str, ...]:
+    """The files or folders of the rows. Raises as `resolve` does."""
+    return tuple(data.files) or resolve(data.path)
+
+
 def missing(path: str, why: str) -> DataError:
     """The error for data that is not there."""
     from ghee_models.checker import Report, Violation
@@ -130,9 +160,9 @@ def open_dataset(paths: Sequence[str]) -> ds.Dataset:
     return ds.dataset([name for _, name in found], filesystem=found[0][0], format="parquet")
 
 
-def prepare(data: DataConfig, split: SplitConfig, schema: Schema, folder: Path) -> Parts:
-    """The parts that the settings ask for. Published splits are written to `folder`; the others write nothing."""
-    paths = resolve(data.path)
+def prepare(data: DataConfig, split: SplitConfig, schema: Schema) -> Parts:
+    """The parts that the settings ask for. Published splits are written to `splits_folder`; the others write nothing."""
+    paths = paths_of(data)
     if split.kind == "given":
         test = Part("test", resolve(split.test)) if split.test else None
         return Parts(Part("train", paths), Part("valid", resolve(split.valid)), test, {})
@@ -147,15 +177,81 @@ def prepare(data: DataConfig, split: SplitConfig, schema: Schema, folder: Path) 
         ]
         assert made[0] is not None, "check_settings demands a train ratio above 0"
         return Parts(made[0], made[1], made[2], {})
-    return _published(data, split, schema, paths, folder)
+    return _published(data, split, schema, paths)
 
 
-def _published(data: DataConfig, split: SplitConfig, schema: Schema, paths: tuple[str, ...], folder: Path) -> Parts:
-    files = open_dataset(paths)
+def splits_folder() -> Path:
+    """Where published splits are kept, `splits` in `datasets.cache_folder()`: ranks read them, and so does a training that
+    another driver resumes."""
+    return datasets.cache_folder() / "splits"
+
+
+def _published(data: DataConfig, split: SplitConfig, schema: Schema, paths: tuple[str, ...]) -> Parts:
+    user, item = _id_columns(data)
+    asked = {"split": asdict(split), "columns": schema.names, "ids": [user, item], "layout": _LAYOUT}
+    folder = _place(_key(asked, paths))
+    if _kept(folder) is None:
+        files = open_dataset(paths)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as made:
+            _write_parts(files, user, item, split, schema, Path(made))
+            try:
+                os.rename(made, folder)
+            except OSError:
+                if _kept(folder) is None:  # else another training has made the same meanwhile
+                    raise
+            Path(made).mkdir(exist_ok=True)  # for TemporaryDirectory to remove
+        _forget_old_splits()
+    os.utime(folder)
+    said = _kept(folder)
+    assert said is not None, "it was whole a moment ago, and none that is in use is removed"
+    found = {name: Part(name, (str(folder / f"{name}.parquet"),)) for name in said["parts"]}
+    return Parts(found["train"], found.get("valid"), found.get("test"), said["digests"])
+
+
+def _place(key: str) -> Path:
+    """The folder of a split, which is whole or not there. One of which somebody removed files is passed over: others may
+    be reading what is left of it."""
+    for number in itertools.count():
+        folder = splits_folder() / (f"{key}-{number}" if number else key)
+        if not folder.exists() or _kept(folder) is not None:
+            return folder
+    raise AssertionError("there are always more numbers")
+
+
+def _kept(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its split (its parts, their digests); None where it is not whole."""
+    try:
+        said: dict[str, Any] = json.loads((folder / "split.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return said if all((folder / f"{name}.parquet").is_file() for name in said["parts"]) else None
+
+
+def _key(asked: dict[str, Any], paths: Sequence[str]) -> str:
+    """Of what is asked, and of the files as they are now: data that has changed is split anew."""
+    infos = [(name, system.get_file_info(name)) for system, name in files_of(paths)]
+    # Where a store tells no time, files of one size cannot be told apart: nothing is kept for another training.
+    files = [(name, info.size, info.mtime_ns or secrets.token_hex(8)) for name, info in infos]
+    return hashlib.sha256(json.dumps([asked, files], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _forget_old_splits() -> None:
+    """Removes those that were last used more than a week ago, but for the latest; other trainings may be using theirs. What
+    a training that was killed left half made (its name begins with a dot) goes after a week too."""
+    kept = sorted(splits_folder().glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in [*kept[_KEPT_SPLITS:], *splits_folder().glob(".*")]:
+        if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
+            gone = folder.with_name(f".gone-{secrets.token_hex(8)}")  # first: what is half removed must not be found
+            with contextlib.suppress(OSError):
+                os.rename(folder, gone)
+                shutil.rmtree(gone)
+
+
+def _write_parts(files: ds.Dataset, user: str, item: str, split: SplitConfig, schema: Schema, folder: Path) -> None:
     rows = files.count_rows()
     if rows > _HELD_ROWS:
         raise ConfigError(f"split.kind {split.kind} holds all rows in memory; {rows} are too many. Use hash, or given.")
-    user, item = _id_columns(data)
     keys = [name for name in (user, item) if name in files.schema.names]
     columns = list(dict.fromkeys([*schema.names, *keys, *([split.stratify] if split.stratify else [])]))
     if split.stratify and split.stratify not in files.schema.names:
@@ -170,20 +266,17 @@ def _published(data: DataConfig, split: SplitConfig, schema: Schema, paths: tupl
         indices = splits.folds(rows, split.fold, split.folds, split.ratios, split.seed, strata)
     else:
         indices = splits.recbole_ratio(rows, split.ratios, split.seed)
-    made: dict[str, Part | None] = dict.fromkeys(splits.PARTS)
     digests: dict[str, str] = {}
+    parts = []
     for name in splits.PARTS:
         if name == "valid" and not len(indices[name]):
             continue  # the ratios ask for none
         part = table.take(pa.array(np.asarray(indices[name])))
         if keys:
             digests[name] = splits.digest(*(part[key].to_numpy() for key in keys))
-        path = folder / f"{name}.parquet"
-        pq.write_table(part.select(schema.names), path, row_group_size=16_384)
-        made[name] = Part(name, (str(path),))
-    train = made["train"]
-    assert train is not None, "only validation is left out"
-    return Parts(train, made["valid"], made["test"], digests)
+        pq.write_table(part.select(schema.names), folder / f"{name}.parquet", row_group_size=16_384)
+        parts.append(name)
+    (folder / "split.json").write_text(json.dumps({"parts": parts, "digests": digests}))
 
 
 def _id_columns(data: DataConfig) -> tuple[str, str]:

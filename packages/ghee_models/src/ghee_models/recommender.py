@@ -83,6 +83,10 @@ class Recommender(Model[C]):
         return {"user": users[known], "item": items[known]} if known.any() else None
 
     def predict_preprocess(self, rows: pa.RecordBatch) -> Batch:
+        """`user`: an index per row, 0 where training has not seen the user.
+
+        Raises DataError for such a user where `data.unknown` is "error".
+        """
         users = self.users.encode(column(rows, self.schema.one("user").name))
         if self.data.unknown == "error" and not users.all():
             from ghee_models.checker import Report, Violation
@@ -109,6 +113,7 @@ class Recommender(Model[C]):
         return best, np.take_along_axis(scores, np.maximum(best, 0), axis=1)
 
     def predict(self, batch: Batch) -> Predictions:
+        """`items` and `scores`, (rows, k), -1 where there are no more; or `vector`, (rows, dimensions); and `user`."""
         users = batch["user"]
         if self.options.output == "vectors":
             return {"user": users, "vector": self.user_vectors(users)}
@@ -118,6 +123,7 @@ class Recommender(Model[C]):
         return {"user": users, "items": items, "scores": scores}
 
     def postprocess(self, predictions: Predictions, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The result columns of this class, with the caller's own ids; a row of nulls for the vector of an unknown user."""
         name = self.schema.one("user").name
         columns = {name: column(rows, name)}
         known = predictions["user"] > 0

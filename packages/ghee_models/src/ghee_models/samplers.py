@@ -48,6 +48,7 @@ class Sampler:
         self.draw, self.known, self.negatives = draw, known, negatives
 
     def sample(self, users: torch.Tensor, positives: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Item indices (rows, negatives), int64, for users and positives (rows,); all randomness is the generator's."""
         shape = (len(users), self.negatives)
         drawn = self.draw(shape, positives, generator)
         owner = users[:, None].expand(shape)

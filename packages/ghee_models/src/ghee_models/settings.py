@@ -22,6 +22,7 @@ class DataConfig:
     """What the data is: where it lies and what its columns mean."""
 
     path: str = ""  # folder, file, glob or URL of Parquet; `dataset:ml-100k` is the public data set
+    files: list[str] = field(default_factory=list)  # these very files instead of `path`; a dataset of cumin's names them
     user: str = "user_id"  # interactions: the column of user ids
     item: str = "item_id"  # interactions: the column of item ids
     fields: dict[str, str] = field(default_factory=dict)  # sparse rows: column -> categorical, categories or numeric
@@ -109,11 +110,17 @@ class TrackingConfig:
 
 @dataclass
 class PredictOptions:
-    """What a prediction gives."""
+    """What a prediction gives. Raises ConfigError for values outside what is allowed."""
 
     k: int = 10  # recommendation: items per user
     output: str = "items"  # recommendation: items (top k) or vectors (the user's vector)
     exclude_seen: bool = True  # recommendation: leave out what the user had in training
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"k is {self.k}; it must be at least 1.")
+        if self.output not in ("items", "vectors"):
+            raise ConfigError(f"output is {self.output!r}; allowed: items, vectors.")
 
 
 @dataclass
@@ -186,6 +193,7 @@ def check_settings(settings: Settings) -> None:
     rules: list[tuple[bool, str]] = [
         (d.unknown in ("fallback", "empty", "error"), f"data.unknown is {d.unknown!r}; allowed: fallback, empty, error."),
         (d.label_kind in LABELS, f"data.label_kind is {d.label_kind!r}; allowed: {', '.join(LABELS)}."),
+        (not (d.path and d.files), "data.path and data.files are given; one of them says what the rows are."),
         (d.min_count >= 1, f"data.min_count is {d.min_count}; it must be at least 1."),
         (
             s.kind in ("hash", "recbole", "recbole-by-user", "folds", "given"),

@@ -81,6 +81,7 @@ class FieldEmbedding(nn.Module):
                 self.table.weight[unknown] = 0
 
     def forward(self, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Vectors times values, pooled by field: (rows, width) int64 and float32 to (rows, fields, dim)."""
         singles = self.layout.singles
         vectors = self.table(ids[:, :singles])
         if self.scaled:  # the value of a category is always 1

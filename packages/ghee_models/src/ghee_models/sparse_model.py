@@ -31,7 +31,9 @@ class SparseModel(TorchModel[C]):
     """A network of (ids, values) -> (rows, outputs) logits; the label's kind decides the loss.
 
     binary: one output, logistic loss; class: one per class, softmax; rating: one, squared error around the mean.
-    Result columns: the inputs' scalar columns, then `probability`; or `class` and `probability`; or `rating`.
+    Result columns: the inputs' scalar columns, then `probability`; or `class` and `probability`; or `rating`. Where there
+    are lists of categories, `values_cut` says how many values of a row did not fit: a list longer than any of training is
+    cut to that length.
     """
 
     data_format = DataFormat.SPARSE_ROWS
@@ -70,6 +72,7 @@ class SparseModel(TorchModel[C]):
         return self.state.statistics[self.label.name].mean
 
     def build(self) -> nn.Module:
+        """The subclass's network. Raises TrainingError when all training rows have one label."""
         if self.label.kind != "rating" and len(self.state.labels) and sum(n > 0 for n in self.state.labels.values()) < 2:
             raise TrainingError(
                 f"All {self.state.rows} training rows have one label ({self.label.name}: {dict(self.state.labels)}); "
@@ -78,6 +81,10 @@ class SparseModel(TorchModel[C]):
         return self.make_network(self.layout, self.outputs)
 
     def train_preprocess(self, rows: pa.RecordBatch) -> Batch | None:
+        """`ids` (rows, width) int64, `values` (rows, width) float32, `label` (rows,): 0 or 1, a class's index, or a rating.
+
+        Rows of a class that training has not seen are left out; None when no row is left.
+        """
         if rows.num_rows == 0:
             return None
         batch = self._inputs(rows)
@@ -94,6 +101,11 @@ class SparseModel(TorchModel[C]):
         return batch if len(batch["label"]) else None
 
     def predict_preprocess(self, rows: pa.RecordBatch) -> Batch:
+        """`ids` and `values` as for training; of each row `unknown`, the categorical fields with a value never seen, and
+        `cut`, the values of lists that did not fit.
+
+        Raises DataError for such a value where `data.unknown` is "error".
+        """
         batch = self._inputs(rows)
         unknown = np.zeros(rows.num_rows, dtype=np.int64)
         for slot in self.layout.slots:
@@ -101,8 +113,14 @@ class SparseModel(TorchModel[C]):
                 unknown += batch["ids"][:, slot.start] == slot.offset
         if self.data.unknown == "error" and unknown.any():
             raise DataError(_unknown_report(int((unknown > 0).sum()), int(np.argmax(unknown > 0))))
-        batch["unknown"] = unknown
-        return batch
+        return {**batch, "unknown": unknown, "cut": self._cut(rows)}
+
+    def _cut(self, rows: pa.RecordBatch) -> npt.NDArray[np.int32]:
+        cut = np.zeros(rows.num_rows, dtype=np.int32)
+        for slot in self.layout.slots:
+            if slot.kind == "categories":
+                cut += np.maximum(_lengths(column(rows, slot.name)) - slot.width, 0).astype(np.int32)
+        return cut
 
     def _inputs(self, rows: pa.RecordBatch) -> Batch:
         layout = self.layout
@@ -125,7 +143,7 @@ class SparseModel(TorchModel[C]):
 
     def _lists(self, slot: Slot, cells: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Lists as padded rows; a list longer than any of training is cut to that length."""
-        lengths = pc.fill_null(pc.list_value_length(cells), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = _lengths(cells)
         flat = self.state.vocabularies[slot.name].encode(pc.list_flatten(cells))
         row = np.repeat(np.arange(len(lengths)), lengths)
         place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -137,6 +155,7 @@ class SparseModel(TorchModel[C]):
         return ids, values
 
     def loss(self, network: nn.Module, batch: dict[str, torch.Tensor], run: TrainingRun) -> torch.Tensor:
+        """The mean over the rows: cross-entropy, logistic loss, or squared error of the rating less the training's mean."""
         logits = network(batch["ids"], batch["values"])
         if self.label.kind == "class":
             return nn.functional.cross_entropy(logits, batch["label"])
@@ -145,6 +164,7 @@ class SparseModel(TorchModel[C]):
         return nn.functional.mse_loss(logits.squeeze(1), batch["label"] - self._mean)
 
     def predict(self, batch: Batch) -> Predictions:
+        """`score`: (rows,) probabilities or ratings, or (rows, classes) probabilities; and the batch's `unknown`, `cut`."""
         assert self.network is not None, "predict() before train() or load_weights()"
         with torch.inference_mode():
             device = next(self.network.parameters()).device  # the training's, while it validates
@@ -156,9 +176,11 @@ class SparseModel(TorchModel[C]):
                 found = torch.sigmoid(logits.squeeze(1)).numpy()
             else:
                 found = logits.squeeze(1).numpy() + np.float32(self._mean)
-        return {"score": found, "unknown": batch.get("unknown", np.zeros(len(found), dtype=np.int64))}
+        none = np.zeros(len(found), dtype=np.int32)  # a batch of training carries neither
+        return {"score": found, "unknown": batch.get("unknown", none), "cut": batch.get("cut", none)}
 
     def postprocess(self, predictions: Predictions, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The result columns of this class; null in rows with an unknown value where `data.unknown` is "empty"."""
         scores = predictions["score"]
         hidden = (predictions["unknown"] > 0) if self.data.unknown == "empty" else np.zeros(len(scores), dtype=np.bool_)
         kept = [f.name for f in self.schema.inputs if f.kind != "categories" and f.name in rows.schema.names]
@@ -170,6 +192,8 @@ class SparseModel(TorchModel[C]):
         else:
             name = "probability" if self.label.kind == "binary" else "rating"
             columns[name] = pa.array(scores, pa.float32(), mask=hidden)
+        if any(slot.kind == "categories" for slot in self.layout.slots):
+            columns["values_cut"] = pa.array(predictions["cut"], pa.int32())
         return pa.record_batch(columns)
 
     @property
@@ -204,6 +228,14 @@ class SparseModel(TorchModel[C]):
         if self.network is None:
             self.network = self.make_network(self.layout, self.outputs)
         super().load_weights(weights)
+
+
+def _lengths(cells: pa.Array) -> npt.NDArray[np.int64]:
+    """The length of every list; 0 for a null."""
+    found: npt.NDArray[np.int64] = (
+        pc.fill_null(pc.list_value_length(cells), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    )
+    return found
 
 
 def single_output(id: str, outputs: int) -> None:

@@ -69,6 +69,10 @@ class TorchModel(Model[C]):
         return batch
 
     def train(self, batches: Epochs, run: TrainingRun) -> None:
+        """Adam over the stream's batches, an epoch's end after each pass; the weights of the best epoch stay.
+
+        Raises TrainingError without a single batch, or when a loss is not finite.
+        """
         self.network = self.build().to(run.device)
         optimizer = self.optimizer(self.network)
         at = self._go_on(optimizer, run.go_on())

@@ -153,6 +153,18 @@ def _create_experiment(client: mlflow.MlflowClient, name: str) -> str:
     return made
 
 
+def _log_input(dataset: Any) -> None:
+    """The data set as an input of the active run."""
+    try:
+        mlflow.log_input(dataset, context="training")
+    except MlflowException as error:
+        # MLflow looks whether the experiment has this data set, then inserts it: of two trainings that do so at once,
+        # the database refuses one as a double (BAD_REQUEST), which finds it there when it asks again.
+        if error.error_code != "BAD_REQUEST":
+            raise
+        mlflow.log_input(dataset, context="training")
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -205,7 +217,8 @@ class RunLog:
 
         with _server(self.handle.uri, "Writing the data set"):
             data = self.settings.data
-            path = data.path if "://" in data.path else Path(data.path).absolute().as_uri()
+            named = data.files[0] if data.files else data.path
+            path = named if "://" in named else Path(named).absolute().as_uri()
             if data.path.startswith("dataset:"):
                 path = "https://grouplens.org/datasets/movielens/100k"
             with warnings.catch_warnings():
@@ -213,7 +226,7 @@ class RunLog:
                 source = resolve_dataset_source(path)
             # MLflow's digests have 36 characters at most; the whole id is a tag.
             given = (data.content_id or digest)[:36]
-            mlflow.log_input(MetaDataset(source, name=data.path[-500:], digest=given), context="training")
+            _log_input(MetaDataset(source, name=named[-500:], digest=given))
             mlflow.set_tag("ghee.rows", rows)
 
     def pictures(self, figures: Mapping[str, Any]) -> None:

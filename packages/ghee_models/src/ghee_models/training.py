@@ -22,7 +22,7 @@ from ghee_models import settings as st
 from ghee_models.checker import Counter, Report, Violation, check_schema
 from ghee_models.contract import Batch, Model
 from ghee_models.errors import ConfigError, DataError
-from ghee_models.parts import Part, Parts, files_of, prepare
+from ghee_models.parts import Part, Parts, files_of, prepare, source_of
 from ghee_models.schema import Schema
 from ghee_models.state import Scan, State
 
@@ -59,7 +59,7 @@ class TrainResult:
 
 def train(
     model: str,
-    data: str = "",
+    data: Any = "",
     *,
     config: Mapping[str, Any] | None = None,
     settings: st.Settings | Mapping[str, Any] | None = None,
@@ -69,6 +69,7 @@ def train(
 ) -> TrainResult:
     """Trains the model of this id on Parquet data and keeps it in MLflow, in the folder `save_to`, or in both.
 
+    data: a path (folder, file, glob or URL), or a dataset of cumin's, whose content id the run then keeps;
     config: the model's settings; settings: all others (data, split, sampler, trainer, eval, tracking); on: where it
     runs, as for `ghee.run`.
 
@@ -79,8 +80,7 @@ def train(
     """
     card = registry.card(model)
     given = settings if isinstance(settings, st.Settings) else st.build(st.Settings, settings or {}, where="settings")
-    if data:
-        given = replace(given, data=replace(given.data, path=data))
+    given = replace(given, data=source_of(data, given.data))
     if register_as:
         given = replace(given, tracking=replace(given.tracking, register_as=register_as))
     st.check_settings(given)
@@ -104,8 +104,8 @@ def train_configured(
     cls = registry.load_class(id)
     schema = cls.make_schema(settings.data)
     digest = st.config_digest(config, settings)
-    with tempfile.TemporaryDirectory(prefix="ghee-train-") as folder, contextlib.ExitStack() as stack:
-        parts = prepare(settings.data, settings.split, schema, Path(folder))
+    with contextlib.ExitStack() as stack:
+        parts = prepare(settings.data, settings.split, schema)
         for part in (parts.train, parts.valid, parts.test):
             if part is not None and (part.keep is None or part is parts.train):
                 # The scan looks at all training rows, and with `keep` at all others
@@ -165,6 +165,7 @@ class ScanRows:
         self.schema, self.part, self.min_count = schema, part, min_count
 
     def __call__(self, rows: pa.RecordBatch) -> list[Any] | None:
+        """What one batch adds: a list of one (Scan, Counter); the Scan is None where a rule is broken or no row is kept."""
         if not rows.num_rows:
             return None
         counter = Counter(self.schema)
@@ -218,6 +219,7 @@ class TrainStage:
         self.training = secrets.token_hex(8)
 
     def __call__(self, batches: Any) -> TrainResult | None:
+        """Trains on this rank; None on every rank but 0."""
         from ghee_models.fitting import fit
         from ghee_models.run import World
 

@@ -187,10 +187,10 @@ class Leader:
             index, rank = self.world.groups[0].joined[number]["index"], number
         self.peers[index].caller.call({"op": "result", "rank": rank, "offset": offset, "count": CHUNK}, then=then)
 
-    def stop(self, own: int, code: int, reason: str) -> None:
-        """Tells every other agent to end its Pod."""
+    def stop(self, code: int, reason: str) -> None:
+        """Tells every other agent to end its Pod; the leader's own is the first."""
         for index, peer in self.peers.items():
-            if index != own:
+            if index:
                 peer.caller.call({"op": "stop", "code": code, "reason": reason})
 
     def close(self) -> None:

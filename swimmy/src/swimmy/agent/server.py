@@ -26,12 +26,15 @@ _CLIENT = frozenset({"hello", "start", "follow", "fetch", "peers"})
 
 @dataclass(frozen=True)
 class Settings:
-    """What an agent is told by its Pod. ``lease``, ``grace`` and ``keep`` in seconds; ``folder`` is writable and private."""
+    """What an agent is told by its Pod. ``boot``, ``lease``, ``grace`` and ``keep`` in seconds; ``folder`` is writable and
+    private.
+    """
 
     run: str
     index: int
     address: str
     port: int
+    boot: float
     lease: float
     grace: float
     keep: float
@@ -64,7 +67,10 @@ class Agent:
             addresses.append("127.0.0.1")  # a port-forward arrives from the Pod's own loopback
         self.listener = Listener(settings.server, settings.allowed, addresses, settings.port)
         self.loop.watch(self.listener.socket, self._requests)
-        self.lease = Lease(settings.lease, time.monotonic())
+        # Nobody speaks with it before all Pods run, which may take far longer than a lease: until then the Job's own
+        # time limit is what ends a run whose client has died.
+        self.lease = Lease(settings.boot, time.monotonic())
+        self._met = False
         self.leader: Leader | None = None
         self._waiting: list[_Waiting] = []
         self._ending: tuple[int, str] | None = None
@@ -80,7 +86,7 @@ class Agent:
             handler = getattr(self, f"_op_{operation}", None) if isinstance(operation, str) else None
             number = header.get("id", 0)
             if self.leader is None or operation in _CLIENT:
-                self.lease.renew(time.monotonic())
+                self._renew(time.monotonic())
             try:
                 if handler is None:
                     raise Refused(f"there is no request {operation!r}")
@@ -91,6 +97,12 @@ class Agent:
                 answer = {"error": f"{operation}: {type(error).__name__}: {error}"}
             if answer is not None:
                 self.listener.reply(sender, {**answer, "id": number})
+
+    def _renew(self, now: float) -> None:
+        if not self._met:
+            self._met = True
+            self.lease = Lease(self.settings.lease, now)
+        self.lease.renew(now)
 
     def _op_hello(self, sender: bytes, header: Header, body: bytes) -> Header:
         return {
@@ -209,7 +221,7 @@ class Agent:
 
     def _finish(self, code: int, reason: str) -> int:
         if self.leader is not None:
-            self.leader.stop(self.settings.index, code, reason)
+            self.leader.stop(code, reason)
         self.local.processes.signal_all(signal.SIGTERM)
         deadline = time.monotonic() + self.settings.grace
         while self.local.processes.signal_all(0) and time.monotonic() < deadline:
@@ -242,6 +254,7 @@ def settings_from_environment() -> Settings:
         index=int(os.environ["JOB_COMPLETION_INDEX"]),
         address=os.environ["SWIMMY_ADDRESS"],
         port=int(os.environ["SWIMMY_PORT"]),
+        boot=float(os.environ["SWIMMY_BOOT"]),
         lease=float(os.environ["SWIMMY_LEASE"]),
         grace=float(os.environ["SWIMMY_GRACE"]),
         keep=float(os.environ["SWIMMY_KEEP"]),

@@ -7,14 +7,17 @@ folder, sorted by partition columns and order key; it returns the units written.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from cumin.determinism import Catalogue, Determinism
 from cumin.inputs.base import Relation
+from cumin.layout import Target
+from cumin.modes import Catalogue, Determinism
 from cumin.udfs import Udf
-from cumin.units import Target, Unit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cumin.units import Unit
 
 
 class Engine(ABC):
@@ -31,8 +34,12 @@ class Engine(ABC):
     def describe(self) -> dict[str, Any]:
         """What the manifest keeps: `form` with exact versions and the settings that change no result."""
 
+    def study_key(self) -> dict[str, Any] | None:
+        """All of this engine that `Session` answers by, beside its arguments. None: no plan is kept for another time."""
+        return None
+
     @abstractmethod
-    def open(self, schemas: Mapping[str, pa.Schema], udfs: Mapping[str, Udf]) -> "Session":
+    def open(self, schemas: Mapping[str, "pa.Schema"], udfs: Mapping[str, Udf]) -> "Session":
         """A session for planning, with tables that are empty."""
 
     @abstractmethod
@@ -43,7 +50,7 @@ class Engine(ABC):
         udfs: Mapping[str, Udf],
         target: Target,
         determinism: Determinism,
-    ) -> list[Unit]:
+    ) -> list["Unit"]:
         """Run the query over these files only. Raises EngineError, with the engine's own message."""
 
     @abstractmethod
@@ -57,11 +64,13 @@ class Session(ABC):
     catalogue: Catalogue
 
     @abstractmethod
-    def describe(self, sql: str) -> pa.Schema:
+    def describe(self, sql: str) -> "pa.Schema":
         """The schema that the query gives. Raises QueryError, with the engine's message, if it does not bind."""
 
     @abstractmethod
-    def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
+    def keep(
+        self, filters: list[str], column_types: Mapping[str, "pa.DataType"], values: list[tuple[Any, ...]]
+    ) -> list[bool]:
         """For each row of partition values: whether all filters may hold for it.
 
         The filters are in DuckDB's SQL. One that also holds where every column is NULL keeps everything: an outer

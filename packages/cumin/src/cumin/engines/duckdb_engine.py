@@ -1,34 +1,27 @@
-"""DuckDB in the process: the default engine, and the only file that imports it."""
+"""DuckDB in the process, the default engine: its settings. `duckdb_session` does the work, and imports DuckDB.
 
-import atexit
-import os
-import threading
-import uuid
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+The two are apart so that a plan which finds everything in its cache need not wait for DuckDB's import.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb as engine
-import pyarrow as pa
-
-from cumin.determinism import Catalogue, Determinism
-from cumin.engines.base import Engine, Session
-from cumin.errors import ConfigError, EngineError, QueryError
+from cumin.engines.base import Engine
+from cumin.errors import ConfigError
 from cumin.inputs.base import Relation
+from cumin.layout import Target
+from cumin.modes import Determinism
 from cumin.udfs import Udf
-from cumin.units import Target, Unit, write_units
+from cumin.versions import version
 
-BATCH_ROWS = 122_880  # DuckDB's own row group
-_NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-_NO_BAR = "SET enable_progress_bar = false"  # it goes to stdout after two seconds, into what `--json` prints
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cumin.engines.duckdb_session import DuckDBSession
+    from cumin.units import Unit
+
 VERSION_POLICIES = ("exact", "minor", "major", "ignore")
-# The same in every engine: the first 60 bits of MD5 over the seed and the key's text.
-HASH_MOD = (
-    "CREATE TEMP MACRO hash_mod(k, n, seed) AS (('0x' || left(md5(concat(seed, ':', CAST(k AS VARCHAR))), 15))::BIGINT % n)"
-)
 
 
 @dataclass(frozen=True)
@@ -43,9 +36,10 @@ class DuckDB(Engine):
     dialect = "duckdb"
 
     def form(self, determinism: Determinism) -> dict[str, Any]:
+        """The version as far as `version_policy` lets it in, and the time zone."""
         form: dict[str, Any] = {
             "name": "duckdb",
-            "version": version_part(engine.__version__, self.version_policy),
+            "version": version_part(version("duckdb"), self.version_policy),
             "version_policy": self.version_policy,
             "timezone": self.timezone,
         }
@@ -54,10 +48,15 @@ class DuckDB(Engine):
         return form
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "duckdb", "version": engine.__version__, "threads": self.threads, "timezone": self.timezone,
+        return {"name": "duckdb", "version": version("duckdb"), "threads": self.threads, "timezone": self.timezone,
                 "memory_limit": self.memory_limit, "version_policy": self.version_policy}  # fmt: skip
 
-    def open(self, schemas: Mapping[str, pa.Schema], udfs: Mapping[str, Udf]) -> "DuckDBSession":
+    def study_key(self) -> dict[str, Any]:
+        return {"name": "duckdb", "version": version("duckdb"), "timezone": self.timezone}
+
+    def open(self, schemas: Mapping[str, "pa.Schema"], udfs: Mapping[str, Udf]) -> "DuckDBSession":
+        from cumin.engines.duckdb_session import DuckDBSession
+
         return DuckDBSession(self, schemas, udfs)
 
     def run(
@@ -67,59 +66,16 @@ class DuckDB(Engine):
         udfs: Mapping[str, Udf],
         target: Target,
         determinism: Determinism,
-    ) -> list[Unit]:
-        threads = 1 if determinism.mode == "single-thread" else self.threads
-        with self._connection(udfs, threads=threads, spill=str(target.folder / ".spill")) as connection:
-            by = [f'"{_quoted(name)}"' for name in (*target.partition_by, *target.order_key)]
-            if by:
-                sql = f"SELECT * FROM (\n{sql}\n) AS cumin_rows ORDER BY {', '.join(by)}"
-            try:
-                for name, relation in relations.items():
-                    _bind(connection, name, relation)
-                _lock(connection, relations, target)
-                reader = _reader(connection.sql(sql))
-                return write_units(reader, reader.schema, target)
-            except (engine.Error, pa.ArrowException, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise  # a full disk is not the engine's fault
-                raise EngineError(f"DuckDB failed: {error}") from error
+    ) -> list["Unit"]:
+        """In a connection of its own that reads nothing but these files."""
+        from cumin.engines import duckdb_session
+
+        return duckdb_session.run(self, sql, relations, udfs, target, determinism)
 
     def duplicates(self, relation: Relation, key: tuple[str, ...]) -> int:
-        columns = ", ".join(f'"{_quoted(name)}"' for name in key)
-        with self._connection({}, threads=self.threads) as connection:
-            try:
-                _bind(connection, "t", relation)
-                rows = connection.execute(
-                    f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) n FROM t GROUP BY {columns} HAVING count(*) > 1)"
-                ).fetchall()
-            except engine.Error as error:
-                raise EngineError(f"DuckDB failed: {error}") from error
-            return int(rows[0][0])
+        from cumin.engines import duckdb_session
 
-    @contextmanager
-    def _connection(
-        self, udfs: Mapping[str, Udf], *, threads: int | None = None, spill: str | None = None
-    ) -> Iterator[engine.DuckDBPyConnection]:
-        config: dict[str, Any] = dict(_NO_EXTENSIONS)
-        if threads is not None:
-            config["threads"] = threads
-        if self.memory_limit is not None:
-            config["memory_limit"] = self.memory_limit
-        if spill is not None:
-            config["temp_directory"] = spill
-        connection = engine.connect(":memory:", config=config)
-        try:
-            connection.execute("SET TimeZone = ?", [self.timezone])
-            connection.execute(f"SET preserve_insertion_order = {str(self.preserve_insertion_order).lower()}")
-            connection.execute("SET python_enable_replacements = false")  # a variable of the caller's is no table
-            connection.execute(_NO_BAR)
-            connection.execute(HASH_MOD)
-            for name, udf in udfs.items():
-                kinds: Any = [_type_name(connection, kind) for kind in udf.arguments]
-                connection.create_function(name, udf.function, kinds, _type_name(connection, udf.returns))
-            yield connection
-        finally:
-            connection.close()
+        return duckdb_session.duplicates(self, relation, key)
 
 
 def duckdb(
@@ -138,215 +94,7 @@ def duckdb(
     return DuckDB(threads=threads, memory_limit=memory_limit, timezone=timezone, version_policy=version_policy)
 
 
-def version_part(version: str, policy: str) -> str:
+def version_part(full: str, policy: str) -> str:
     """The part of a version that a policy lets into an id."""
-    pieces = version.split(".")
-    return {"exact": version, "minor": ".".join(pieces[:2]), "major": pieces[0], "ignore": ""}[policy]
-
-
-class DuckDBSession(Session):
-    """A connection with empty tables."""
-
-    def __init__(self, settings: DuckDB, schemas: Mapping[str, pa.Schema], udfs: Mapping[str, Udf]) -> None:
-        # Functions and catalogs are seen by a whole instance; all else is a session's own in the shared one.
-        alone = bool(udfs) or any(name.count(".") > 1 for name in schemas)
-        self._manager = settings._connection(udfs, threads=1) if alone else _shared_session(settings.timezone)
-        self._connection: engine.DuckDBPyConnection | None = self._manager.__enter__()
-        self._tables = []
-        for index, (name, schema) in enumerate(schemas.items()):
-            empty = pa.Table.from_batches([], schema)
-            self._tables.append(empty)  # DuckDB does not keep it alive
-            self._connection.register(f"cumin_input_{index}", empty)
-            _view(self._connection, name, f"SELECT * FROM cumin_input_{index}")
-        volatile, aggregates = _catalogue()
-        self.catalogue = Catalogue(volatile, aggregates - {name.lower() for name in udfs})
-        if alone:
-            self._connection.execute("SET enable_external_access = false")
-
-    def describe(self, sql: str) -> pa.Schema:
-        assert self._connection is not None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return _reader(self._connection.sql(sql)).schema
-        except engine.Error as error:
-            raise QueryError(f"The query does not bind: {error}") from error
-
-    def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
-        assert self._connection is not None
-        rows = [*values, tuple(None for _ in column_types)]
-        # As parameters and not as an Arrow table: pyarrow imports pandas for every array that it makes from a list.
-        lists = [list(range(len(rows))), *map(list, zip(*rows, strict=True))]
-        names = ["cumin_row", *(_quoted(name.lower()) for name in column_types)]
-        types = ["BIGINT", *(_type_name(self._connection, kind) for kind in column_types.values())]
-        shown = ", ".join(f'CAST(unnest(?) AS {kind}) AS "{name}"' for name, kind in zip(names, types, strict=True))
-        self._connection.execute(f"CREATE TEMP TABLE cumin_partitions AS SELECT {shown}", lists)
-        kept = [True] * len(rows)
-        try:
-            for condition in filters:
-                try:
-                    found = self._connection.execute(f"SELECT cumin_row FROM cumin_partitions WHERE {condition}").fetchall()
-                except engine.Error:
-                    continue  # not to be worked out beforehand: every partition is read
-                true = {row[0] for row in found}
-                if len(rows) - 1 not in true:
-                    kept = [value and index in true for index, value in enumerate(kept)]
-        finally:
-            self._connection.execute("DROP TABLE cumin_partitions")
-        return kept[:-1]
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection = None
-            self._manager.__exit__(None, None, None)
-
-
-@cache
-def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
-    """DuckDB's own volatile functions and its aggregates; asked once in a process."""
-    with _shared_session("UTC") as connection:
-        rows = connection.execute(
-            "SELECT lower(function_name), function_type, stability FROM duckdb_functions()"
-        ).fetchall()  # fmt: skip
-    volatile = {name for name, _, stability in rows if stability == "VOLATILE"}
-    aggregates = {name for name, kind, _ in rows if kind == "aggregate"}
-    scalars = {name for name, kind, _ in rows if kind in ("scalar", "macro")}
-    return frozenset(volatile), frozenset(aggregates - scalars)
-
-
-# To start DuckDB takes tens of milliseconds, and a plan needs a few. So plans share one instance, made at the first of a
-# process (a forked one makes its own): it reads no files, and each session has a connection and a database of its own.
-_shared: tuple[int, engine.DuckDBPyConnection] | None = None
-_shared_lock = threading.Lock()
-
-
-@contextmanager
-def _shared_session(timezone: str) -> Iterator[engine.DuckDBPyConnection]:
-    global _shared
-    with _shared_lock:
-        if _shared is None or _shared[0] != os.getpid():
-            root = engine.connect(":memory:", config={**_NO_EXTENSIONS, "threads": 1})
-            root.execute("SET python_enable_replacements = false")
-            root.execute("SET enable_external_access = false")
-            if _shared is None:
-                atexit.register(_close_shared)
-            _shared = os.getpid(), root
-        connection = _shared[1].cursor()
-    own = f"cumin_{uuid.uuid4().hex}"
-    try:
-        connection.execute(f"ATTACH ':memory:' AS {own}")
-        connection.execute(f"USE {own}")
-        connection.execute("SET TimeZone = ?", [timezone])
-        connection.execute(_NO_BAR)
-        connection.execute(HASH_MOD)
-        yield connection
-    finally:
-        connection.execute("USE memory")
-        connection.execute(f"DETACH {own}")
-        connection.close()
-
-
-def _close_shared() -> None:
-    if _shared is not None and _shared[0] == os.getpid():
-        _shared[1].close()
-
-
-def _reader(relation: Any) -> pa.RecordBatchReader:
-    """Arrow batches of a relation; the method's name moved between DuckDB's versions."""
-    for name in ("to_arrow_reader", "fetch_arrow_reader", "fetch_record_batch"):
-        if hasattr(relation, name):
-            return getattr(relation, name)(BATCH_ROWS)
-    raise EngineError(f"DuckDB {engine.__version__} gives no Arrow reader; cumin needs 1.3 or newer.")
-
-
-def _type_name(connection: engine.DuckDBPyConnection, kind: pa.DataType) -> str:
-    """DuckDB's name of an Arrow type."""
-    empty = pa.Table.from_batches([], pa.schema([("x", kind)]))
-    connection.register("cumin_type", empty)
-    try:
-        row = connection.execute("DESCRIBE SELECT x FROM cumin_type").fetchall()[0]
-    finally:
-        connection.unregister("cumin_type")
-    return str(row[1])
-
-
-def _quoted(name: str) -> str:
-    return name.replace('"', '""')
-
-
-def _view(connection: engine.DuckDBPyConnection, name: str, select: str) -> None:
-    """Bind a table under the name by which the query calls it: table, schema.table or catalog.schema.table."""
-    pieces = name.split(".")
-    if len(pieces) > 3 or not all(pieces):
-        raise ConfigError(f"{name!r} is no table name. Allowed: table, schema.table, catalog.schema.table.")
-    quoted = [f'"{_quoted(piece)}"' for piece in pieces]
-    if len(quoted) == 3:
-        connection.execute(f"ATTACH IF NOT EXISTS ':memory:' AS {quoted[0]}")
-    if len(quoted) > 1:
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {'.'.join(quoted[:-1])}")
-    kind = "TEMP VIEW" if len(quoted) == 1 else "VIEW"
-    connection.execute(f"CREATE {kind} {'.'.join(quoted)} AS {select}")
-
-
-def _bind(connection: engine.DuckDBPyConnection, name: str, relation: Relation) -> None:
-    """Make the exact files of a relation readable under its name."""
-    native = relation.place.local and relation.format == "parquet" and relation.files and not relation.ragged
-    # DuckDB reads every name=value of a path; one above the table's root must not become a column.
-    if native and relation.partition_columns and "=" in relation.root:
-        native = False
-    if not native:
-        connection.register(f"cumin_files_{name}", relation.dataset())
-        _view(connection, name, f'SELECT * FROM "{_quoted(f"cumin_files_{name}")}"')
-        return
-    files = ", ".join("'" + path.replace("'", "''") + "'" for path in relation.files)
-    options = "hive_partitioning = false"
-    if relation.partition_columns:
-        kinds = {each: _type_name(connection, relation.schema.field(each).type) for each in relation.partition_columns}
-        types = ", ".join(f"'{_quoted(each)}': {kind}" for each, kind in kinds.items())
-        options = f"hive_partitioning = true, hive_types = {{{types}}}, hive_types_autocast = false"
-    columns = ", ".join(f'"{_quoted(field.name)}"' for field in relation.schema)
-    _view(connection, name, f"SELECT {columns} FROM read_parquet([{files}], {options})")
-
-
-def _lock(connection: engine.DuckDBPyConnection, relations: Mapping[str, Relation], target: Target) -> None:
-    """Nothing but the declared inputs and the spill folder can be read from here on."""
-    roots = {relation.root.rstrip(os.sep) + os.sep for relation in relations.values() if relation.place.local}
-    roots.add(str(target.folder) + os.sep)
-    allowed = ", ".join("'" + root.replace("'", "''") + "'" for root in sorted(roots))
-    connection.execute(f"SET allowed_directories = [{allowed}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-
-
-def keyed_diff(before: Any, after: Any, key: list[str], columns: list[str], limit: int) -> dict[str, Any]:
-    """Rows of two sets of files, matched by key: counts of added, gone, changed, and the first of them."""
-    import pyarrow.dataset as pads
-
-    connection = engine.connect(":memory:")
-    connection.execute(_NO_BAR)
-    try:
-        for name, (paths, dataset) in (("a", before), ("b", after)):
-            table: Any = pa.Table.from_batches([], dataset.schema)
-            if paths:
-                table = pads.dataset(paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow())
-            connection.register(name, table)
-        on = " AND ".join(f'a."{_quoted(each)}" IS NOT DISTINCT FROM b."{_quoted(each)}"' for each in key)
-        differs = " OR ".join(f'a."{_quoted(each)}" IS DISTINCT FROM b."{_quoted(each)}"' for each in columns) or "false"
-        shown = ", ".join(f'"{_quoted(each)}"' for each in key)
-        what = {
-            "added": f"SELECT {_prefixed('b', key)} FROM b ANTI JOIN a ON {on}",
-            "gone": f"SELECT {_prefixed('a', key)} FROM a ANTI JOIN b ON {on}",
-            "changed": f"SELECT {_prefixed('a', key)} FROM a JOIN b ON {on} WHERE {differs}",
-        }
-        result: dict[str, Any] = {}
-        for name, sql in what.items():
-            count = connection.execute(f"SELECT count(*) FROM ({sql})").fetchall()[0][0]
-            rows = connection.execute(f"SELECT * FROM ({sql}) ORDER BY {shown} LIMIT {int(limit)}").fetchall()
-            result[name] = {"count": count, "first": [dict(zip(key, map(str, row), strict=True)) for row in rows]}
-        return result
-    finally:
-        connection.close()
-
-
-def _prefixed(table: str, names: list[str]) -> str:
-    return ", ".join(f'{table}."{_quoted(name)}"' for name in names)
+    pieces = full.split(".")
+    return {"exact": full, "minor": ".".join(pieces[:2]), "major": pieces[0], "ignore": ""}[policy]

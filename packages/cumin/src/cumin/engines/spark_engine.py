@@ -21,13 +21,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
 from cumin.content import RowSum
-from cumin.determinism import Catalogue, Determinism
 from cumin.engines.base import Engine, Session
 from cumin.engines.duckdb_engine import DuckDB, version_part
 from cumin.errors import ConfigError, EngineError, QueryError
 from cumin.inputs.base import Relation
+from cumin.layout import Layout, Target
+from cumin.modes import Catalogue, Determinism
 from cumin.udfs import Udf
-from cumin.units import Layout, Target, Unit, UnitFile, UnitWriter, split
+from cumin.units import Unit, UnitFile, UnitWriter, split
 
 HASH_MOD = (
     "CREATE OR REPLACE TEMPORARY FUNCTION hash_mod(k STRING, n BIGINT, seed STRING) RETURNS BIGINT "
@@ -68,6 +69,7 @@ class Spark(Engine):
         return made
 
     def form(self, determinism: Determinism) -> dict[str, Any]:
+        """The version as `duckdb` has it, the time zone, and the settings that change results."""
         if determinism.mode == "single-thread":
             raise ConfigError("The mode single-thread is DuckDB's; on Spark choose decimal or tolerant, or cast to DECIMAL.")
         session = self.spark()
@@ -97,6 +99,7 @@ class Spark(Engine):
         target: Target,
         determinism: Determinism,
     ) -> list[Unit]:
+        """On the session's master: each executor writes and hashes its own rows; the driver adds up the reports."""
         tables = SparkTables(self.spark(), udfs)
         try:
             for name, relation in relations.items():
@@ -201,13 +204,14 @@ class SparkTables(Session):
             raise QueryError(f"The query does not bind: {_first_line(error)}") from error
 
     def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
-        # The filters are comparisons with constants, in DuckDB's SQL: they are worked out there.
+        """The filters are comparisons with constants, in DuckDB's SQL: they are worked out there."""
         if self._duckdb is None:
             self._duckdb = DuckDB().open({}, {})
         kept: list[bool] = self._duckdb.keep(filters, column_types, values)
         return kept
 
     def close(self) -> None:
+        """Drops the views; the caller's session goes on."""
         for view in self._names.values():
             self.session.catalog.dropTempView(view)
         self._names = {}

@@ -4,16 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from cumin.errors import InputError
 from cumin.fingerprint import Part
-from cumin.partitions import PartitionValue, typed
+from cumin.partitions import PartitionValue, kind_of, typed
 from cumin.place import Place
+from cumin.schemas import write_schema
 
 if TYPE_CHECKING:  # imported where it is used: it takes half a second where pandas is installed
+    import pyarrow as pa
     import pyarrow.dataset as pads
 
 
@@ -26,7 +27,7 @@ class Relation:
     NULL in its rows.
     """
 
-    schema: pa.Schema
+    schema: "pa.Schema"
     files: list[str]
     place: Place
     format: str
@@ -70,6 +71,7 @@ def lacking(place: Place, paths: Sequence[str], names: Collection[str]) -> dict[
     """The Parquet files that lack some of these columns, and which. Reads every footer, as the engine does.
 
     Raises InputError naming a file that is gone or no Parquet."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     system = place.arrow()
@@ -86,7 +88,7 @@ def lacking(place: Place, paths: Sequence[str], names: Collection[str]) -> dict[
         return {path: missing for path, missing in zip(paths, pool.map(one, paths), strict=True) if missing}
 
 
-def file_schema(place: Place, path: str, format: str, csv: Mapping[str, Any]) -> pa.Schema:
+def file_schema(place: Place, path: str, format: str, csv: Mapping[str, Any]) -> "pa.Schema":
     """The columns of one file. Raises pyarrow's errors and OSError."""
     if format == "parquet":
         import pyarrow.parquet as pq
@@ -106,7 +108,7 @@ class Table(ABC):
     root: str
     strength: str
     identity: str
-    schema: pa.Schema
+    schema: "pa.Schema"
     partition_columns: tuple[str, ...]
     partitions: dict[str, tuple[PartitionValue, ...]]
 
@@ -114,7 +116,7 @@ class Table(ABC):
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
         """The state of these partitions. Raises InputError if a file cannot be read."""
 
-    def check(self, parts: Mapping[str, Part]) -> None:  # noqa: B027
+    def check(self, parts: Mapping[str, Part]) -> None:  # noqa: B027 - most inputs need none
         """Look, before a run, whether the files are such as the schema says. Raises InputError naming those that are not."""
 
     @abstractmethod
@@ -133,10 +135,22 @@ class Table(ABC):
         """The builds this table comes from, for lineage."""
         return []
 
+    @cached_property
+    def partition_kinds(self) -> tuple[str, ...]:
+        """How the values of each partition column are read from text (see `cumin.partitions`)."""
+        return tuple(kind_of(self.schema.field(name).type) for name in self.partition_columns)
+
     def typed(self, key: str) -> tuple[Any, ...]:
         """The values of a partition in their columns' types."""
-        kinds = (self.schema.field(name).type for name in self.partition_columns)
-        return tuple(typed(value, kind) for value, kind in zip(self.partitions[key], kinds, strict=True))
+        return tuple(typed(value, kind) for value, kind in zip(self.partitions[key], self.partition_kinds, strict=True))
+
+    def schema_token(self, *, again: bool = False) -> Any:
+        """What the schema is sure to follow from, for the cache of plans; None where nothing known is that sure.
+        `again`: as it is now, not as it was when the table was looked at."""
+        return write_schema(self.schema)
+
+    def know_schema(self, text: str) -> None:  # noqa: B027 - most inputs need none
+        """Take the schema from the cache (as `schemas.write_schema` made it) and read it from no file."""
 
 
 class Input(ABC):

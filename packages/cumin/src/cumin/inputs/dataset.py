@@ -2,12 +2,17 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from cumin.dataset import Dataset
 from cumin.fingerprint import Part, line, line_size
 from cumin.inputs.base import Input, Relation, Table
 from cumin.partitions import partition_text
+from cumin.schemas import read_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +26,7 @@ class DatasetInput(Input):
         return DatasetTable(self.dataset)
 
     def describe(self) -> dict[str, Any]:
+        """The very build, not the newest of its name."""
         return {
             "kind": "cumin",
             "store": self.dataset.store.place.url,
@@ -42,7 +48,7 @@ class DatasetTable(Table):
         self.dataset = dataset
         self.place = dataset.store.place
         self.root = self.place.url
-        self.schema = dataset.schema
+        self._schema_text: str = dataset.manifest["output"]["schema"]
         output = dataset.manifest["output"]
         self.partition_columns = tuple(output["partition_by"])
         self._units = {unit["partition"]: unit for unit in output["units"]}
@@ -51,7 +57,16 @@ class DatasetTable(Table):
             for key in self._units
         }
 
+    @cached_property
+    def schema(self) -> "pa.Schema":
+        """Columns and types, as the manifest keeps them."""
+        return read_schema(self._schema_text)
+
+    def schema_token(self, *, again: bool = False) -> Any:
+        return self._schema_text
+
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
+        """From the manifest: nothing is listed."""
         result = {}
         for key in sorted(keys):
             unit = self._units[key]
@@ -65,6 +80,7 @@ class DatasetTable(Table):
         return Relation(self.schema, paths, self.place, "parquet", self.place.root)
 
     def parents(self) -> list[dict[str, str]]:
+        """The dataset itself."""
         return [
             {
                 "name": self.dataset.name,

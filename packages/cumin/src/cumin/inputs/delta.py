@@ -27,6 +27,7 @@ class Delta(Input):
         return DeltaTable(self)
 
     def describe(self) -> dict[str, Any]:
+        """The version as asked for; `DeltaTable.pinned` adds the one that was read."""
         return {
             "kind": "delta",
             "uri": self.uri,
@@ -97,6 +98,7 @@ class DeltaTable(Table):
             self._lines.setdefault(key, []).append(line(row["path"], row["size_bytes"], "once"))
 
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
+        """From the table's log: files are written once, so their names and sizes say it all."""
         return {
             key: Part(lines, sum(map(line_size, lines)), token(self.strength, lines))
             for key in sorted(keys)
@@ -104,6 +106,7 @@ class DeltaTable(Table):
         }
 
     def relation(self, parts: Mapping[str, Part]) -> Relation:
+        """The exact files; one that is older than a column has NULL there."""
         paths: list[str] = []
         values: list[tuple[Any, ...]] = []
         for key in sorted(parts):
@@ -112,7 +115,6 @@ class DeltaTable(Table):
             values += [self.typed(key)] * len(names)
         if not self.partition_columns:
             values = []
-        # Files that are older than a column have NULL there.
         names = [name for name in self.schema.names if name not in self.partition_columns]
         ragged = bool(lacking(self.place, paths, names))
         root, columns = self.place.root, self.partition_columns

@@ -6,16 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line_name, moved, token
 from cumin.inputs import listing
 from cumin.inputs.base import Input, Relation, Table, file_schema, lacking
-from cumin.partitions import PARTITION_TYPES, guess_type, partition_text
+from cumin.partitions import PARTITION_KINDS, arrow_type, guess_kind, partition_text
 from cumin.place import LocalPlace, Place, RemotePlace, absolute, place, public_options
+from cumin.schemas import read_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = ("parquet", "csv", "json")
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
@@ -55,6 +57,7 @@ class Hive(Input):
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def open(self) -> "FileTable":
+        """Lists the partitions' folders, not their files."""
         where = place(self.root, self.storage_options)
         columns = tuple(self.partition)
         found = _hive_partitions(where, "", columns)
@@ -81,6 +84,8 @@ def files(
     (Parquet) or bytes. `key` names columns that are unique together; it is checked when the query relies on it.
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if isinstance(paths, Mapping) or not all(isinstance(path, (str, os.PathLike)) for path in given):
+        raise ConfigError(f"paths={paths!r}; allowed: a path, a pattern, or a list of these.")
     _check(format, strength)
     return Files(
         paths=tuple(absolute(path) for path in given),
@@ -110,9 +115,9 @@ def hive(
     _check(format, strength)
     columns = dict(partition) if isinstance(partition, Mapping) else dict.fromkeys(_names(partition))
     wrong = [
-        f"The partition column {name!r} has the type {kind!r}. Allowed: {', '.join(PARTITION_TYPES)}."
+        f"The partition column {name!r} has the type {kind!r}. Allowed: {', '.join(PARTITION_KINDS)}."
         for name, kind in columns.items()
-        if kind is not None and kind not in PARTITION_TYPES
+        if kind is not None and kind not in PARTITION_KINDS
     ]
     if wrong or not columns:
         raise ConfigError(wrong or "partition= names no column; for a table without partitions use cumin.files.")
@@ -158,13 +163,21 @@ def _resolve(paths: Sequence[str], options: Mapping[str, Any]) -> tuple[Place, l
         for path in paths:
             path = os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
             found.update(glob.glob(path, recursive=True) if glob.has_magic(path) else [path])
-        found = {path for path in found if not os.path.isdir(path) or path in paths}
+        folders = sorted(path for path in found if os.path.isdir(path))
+        found.difference_update(folders)
+        if named := [path for path in folders if path in paths]:
+            raise InputError(
+                f"{path} is a folder. Name its files ({path}/*.parquet); a table in folders name=value is a cumin.hive."
+                for path in named
+            )
         if not found:
             return LocalPlace("/"), []
         base = os.path.dirname(os.path.commonpath(sorted(found)) if len(found) > 1 else next(iter(found)))
         base = os.path.commonpath([os.path.dirname(path) for path in found]) if len(found) > 1 else base
         return LocalPlace(base), sorted(os.path.relpath(path, base) for path in found)
     root = paths[0].split("*")[0].rpartition("/")[0]
+    if root.endswith(":/"):
+        raise InputError(f"{paths[0]} names no file; write the bucket or server and the files in it, {paths[0]}/*.parquet.")
     where = place(root, options)
     assert isinstance(where, RemotePlace)
     names: set[str] = set()
@@ -212,6 +225,7 @@ class FileTable(Table):
         if self.strength == "etag" and self._listing != "etag":
             raise InputError(f"{where.url} keeps no ETags; choose strength='stat', 'footer' or 'bytes'.")
         self._listed: dict[str, list[str]] = {}
+        self._schema_text: str | None = None
 
     @cached_property
     def format(self) -> str:
@@ -224,32 +238,66 @@ class FileTable(Table):
         return _SUFFIXES[suffix]
 
     @cached_property
-    def _first_file(self) -> str:
+    def _first_key(self) -> str:
+        """The first partition that has a file."""
         for key in sorted(self.partitions):
-            names = sorted(line_name(text) for text in self._lines(key))
-            if names:
-                return f"{key}/{names[0]}" if key else names[0]
+            if self._lines(key):
+                return key
         raise InputError(f"{self.root} has no file to read.")
 
     @cached_property
-    def schema(self) -> pa.Schema:
+    def schema(self) -> "pa.Schema":
         """The first file's columns, then the partition columns."""
+        import pyarrow as pa
+
+        if self._schema_text is not None:
+            return read_schema(self._schema_text)
         path = self.place.full(self._first_file)
         try:
             inside = file_schema(self.place, path, self.format, {"delimiter": self.source.delimiter})
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} cannot be read as {self.format}: {str(error).splitlines()[0]}") from error
         fields = [each for each in inside if each.name not in self.partition_columns]
-        given = self.source.partition if isinstance(self.source, Hive) else {}
-        for index, name in enumerate(self.partition_columns):
-            declared = given[name]
-            values = [part[index] for part in self.partitions.values()]
-            fields.append(pa.field(name, PARTITION_TYPES[declared] if declared else guess_type(values)))
+        fields += [
+            pa.field(*each) for each in zip(self.partition_columns, map(arrow_type, self.partition_kinds), strict=True)
+        ]
         return pa.schema(fields)
 
+    @cached_property
+    def partition_kinds(self) -> tuple[str, ...]:
+        """The kinds as declared, or told from all values."""
+        given = self.source.partition if isinstance(self.source, Hive) else {}
+        return tuple(
+            given[name] or guess_kind([part[index] for part in self.partitions.values()])
+            for index, name in enumerate(self.partition_columns)
+        )
+
+    def schema_token(self, *, again: bool = False) -> Any:
+        """The first file's state, and how it is read. None where the state is a modification time alone, which can be
+        put back."""
+        if not self.place.local and self._listing != "etag":
+            return None
+        first = self._first_file
+        name = first.removeprefix(f"{self._first_key}/") if self._first_key else first
+        lines = self._take([self._first_key])[0].lines if again else self._lines(self._first_key)
+        state = next((text for text in lines if line_name(text) == name), None)
+        return [self.place.url, self._first_key, state, self.format, self.source.delimiter, list(self.partition_kinds)]
+
+    def know_schema(self, text: str) -> None:
+        self._schema_text = text
+
+    @cached_property
+    def _first_file(self) -> str:
+        """The file that gives the schema, relative to the table's place."""
+        key = self._first_key
+        name = min(map(line_name, self._lines(key)))
+        return f"{key}/{name}" if key else name
+
     def _lines(self, key: str) -> list[str]:
+        """A partition's files, when no change of theirs is so young that the next could go unseen."""
         if key not in self._listed:
-            self._listed[key] = self._take([key])[0].lines
+            taken = listing.settle(lambda: self._take([key])) if self.place.local else self._take([key])
+            self._listed[key] = taken[0].lines
         return self._listed[key]
 
     def _take(self, keys: Sequence[str]) -> list[listing.Listed]:
@@ -263,6 +311,7 @@ class FileTable(Table):
             return list(pool.map(one, keys))
 
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
+        """A fresh listing of these partitions, in the strength asked for."""
         wanted = sorted(keys)
         if self.place.local:
             taken = listing.settle(lambda: self._take(wanted))
@@ -272,13 +321,15 @@ class FileTable(Table):
         for key, listed in zip(wanted, taken, strict=True):
             lines = sorted(listed.lines)
             self._listed[key] = lines
-            named = lines
             if self.strength in ("bytes", "footer"):
-                named = listing.hashed(self.place, key, lines, self.strength)
-            result[key] = Part(lines, listed.bytes, token(self.strength, named))
+                made = token(self.strength, listing.hashed(self.place, key, lines, self.strength))
+            else:
+                made = listed.token(self.strength)
+            result[key] = Part(lines, listed.bytes, made)
         return result
 
     def moved(self, parts: Mapping[str, Part]) -> list[str]:
+        """By another listing."""
         try:
             now = dict(zip(parts, self._take(list(parts)), strict=True))
         except InputError as error:
@@ -290,6 +341,7 @@ class FileTable(Table):
         ]
 
     def check(self, parts: Mapping[str, Part]) -> None:
+        """Every Parquet file must have the first file's columns; the footers say it. CSV and JSON fail in the run."""
         if self.format != "parquet":
             return
         names = [name for name in self.schema.names if name not in self.partition_columns]
@@ -303,6 +355,7 @@ class FileTable(Table):
             )
 
     def relation(self, parts: Mapping[str, Part]) -> Relation:
+        """The files that were listed, and their partitions' values."""
         paths: list[str] = []
         values: list[tuple[Any, ...]] = []
         for key in sorted(parts):

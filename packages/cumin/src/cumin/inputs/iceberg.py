@@ -31,6 +31,7 @@ class Iceberg(Input):
         return IcebergTable(self)
 
     def describe(self) -> dict[str, Any]:
+        """The snapshot as asked for; `IcebergTable.pinned` adds the one that was read."""
         return {
             "kind": "iceberg",
             "table": self.table,
@@ -108,6 +109,7 @@ class IcebergTable(Table):
             self.partitions, self._tasks = {"": ()}, {"": tasks}
 
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
+        """From the snapshot's manifests: data files, delete files and the schema's id."""
         found = {}
         for key in sorted(keys):
             lines = sorted(map(_line, (task.file for task in self._tasks[key])))

@@ -1,15 +1,18 @@
 """Listing files with their state, here and on other file systems; and hashing their bytes.
 
-Local listing is one `listdir` a folder and one `stat` a file: the decision "nothing changed" over a million files rests
-on it.
+Local listing is one `listdir` a folder and one `stat` a file, every time: the decision "nothing changed" over a million
+files rests on it. What follows from the answers (lines and tokens) is kept for folders whose answers are the same again.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from cumin.errors import InputError
-from cumin.fingerprint import line, line_name
+from cumin.fingerprint import line, line_name, token
 from cumin.place import LocalPlace, Place, RemotePlace
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 FINE_TICK_NS, COARSE_TICK_NS = 20_000_000, 2_000_000_000
 _HASH_BUFFER = 1 << 20
 _FOOTER_TAIL = 8
+_KEPT_FILES = 200_000  # some 100 MB
+
+_State = tuple[int, int, int, int, int]  # all of a file's line but its name; and its mode
+_state: Callable[[os.stat_result], _State] = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_mode")
 
 
 @dataclass(slots=True)
@@ -38,6 +45,38 @@ class Listed:
     lines: list[str] = field(default_factory=list)
     bytes: int = 0
     newest: int = 0
+    _tokens: dict[str, str] = field(default_factory=dict)
+
+    def token(self, strength: str) -> str:
+        """The token of these lines as they are. The lines change no more after that."""
+        if strength not in self._tokens:
+            self._tokens[strength] = token(strength, self.lines)
+        return self._tokens[strength]
+
+
+class _Kept:
+    """What was made of a folder's names and states, for when the same are found again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._folders: dict[str, tuple[list[str], list[_State], Listed]] = {}
+        self._files = 0
+
+    def find(self, folder: str, names: list[str], states: list[_State]) -> Listed | None:
+        known = self._folders.get(folder)
+        return known[2] if known is not None and known[0] == names and known[1] == states else None
+
+    def keep(self, folder: str, names: list[str], states: list[_State], listed: Listed) -> None:
+        with self._lock:
+            before = self._folders.pop(folder, None)
+            self._files += len(names) - (len(before[0]) if before else 0)
+            if self._files > _KEPT_FILES:
+                self._folders.clear()
+                self._files = len(names)
+            self._folders[folder] = (names, states, listed)
+
+
+_kept = _Kept()
 
 
 def list_lines(place: Place, folder: str, *, strength: str) -> Listed:
@@ -89,7 +128,7 @@ def settle(take: Callable[[], list[Listed]]) -> list[Listed]:
                 f"A file was changed {wait / 1e9:.0f} s in the future, so its state cannot be trusted. Set the clock "
                 'right, or name the files by their bytes (strength="bytes").'
             )
-        time.sleep(wait / 1e9)
+        time.sleep(wait / 1e9)  # until a later write gets another time than what was just seen
 
 
 def _stat_line(name: str, st: os.stat_result) -> str:
@@ -97,46 +136,51 @@ def _stat_line(name: str, st: os.stat_result) -> str:
 
 
 def _local(folder: str) -> Listed:
-    listed = Listed()
-    _scan(folder, "", listed)
+    names, states = _look(folder)
+    listed = _kept.find(folder, names, states)
+    if listed is None:
+        listed = Listed()
+        flat = not _add(folder, "", names, states, listed)
+        listed.lines.sort()
+        if flat and len(names) <= _KEPT_FILES:
+            _kept.keep(folder, names, states, listed)
     return listed
 
 
-def _scan(folder: str, prefix: str, listed: Listed) -> None:
-    """Add what is under `folder`. Files are asked for by their folder's descriptor: the kernel then walks no path."""
-    at = folder
-    add, stat, is_folder = listed.lines.append, os.stat, S_ISDIR
-    folders = []
-    total, newest = 0, listed.newest
+def _look(folder: str) -> tuple[list[str], list[_State]]:
+    """The names in a folder, and the state of each. Files are asked for by their folder's descriptor: the kernel then
+    walks no path. No bytecode between two files: this is the cost of a plan over a million of them."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for name in os.listdir(descriptor):
-                if name[0] in "._":
-                    continue
-                at = name
-                st = stat(name, dir_fd=descriptor)
-                if is_folder(st.st_mode):
-                    folders.append(name)
-                    continue
-                if prefix:
-                    name = prefix + name
-                size, changed = st.st_size, st.st_ctime_ns
-                total += size
-                if changed > newest:
-                    newest = changed
-                # The same as _stat_line; written out, because this loop is the cost of a plan over a million files.
-                add(f"{len(name)}:{name},{size},m{st.st_mtime_ns},c{changed},i{st.st_ino}")
+            names = [name for name in os.listdir(descriptor) if name[0] not in "._"]
+            return names, list(map(_state, map(partial(os.stat, dir_fd=descriptor), names)))
         finally:
             os.close(descriptor)
-    except FileNotFoundError as error:
-        raise InputError(f"{os.path.join(folder, at)} is not there.") from error
     except OSError as error:
-        raise InputError(f"{os.path.join(folder, at)} may not be read: {error.strerror}.") from error
-    listed.bytes += total
-    listed.newest = newest
+        at = os.path.join(folder, error.filename) if isinstance(error.filename, str) else folder
+        problem = "is not there" if isinstance(error, FileNotFoundError) else f"may not be read: {error.strerror}"
+        raise InputError(f"{at} {problem}.") from error
+
+
+def _add(folder: str, prefix: str, names: list[str], states: list[_State], listed: Listed) -> bool:
+    """Add these files, and what is in these folders. True if there is a folder among them."""
+    folders = [name for name, state in zip(names, states, strict=True) if S_ISDIR(state[4])]
+    if folders:
+        files = [(name, state) for name, state in zip(names, states, strict=True) if not S_ISDIR(state[4])]
+        names, states = [name for name, _ in files], [state for _, state in files]
+    if prefix:
+        names = [prefix + name for name in names]
+    # The same as _stat_line.
+    listed.lines += [
+        f"{len(name)}:{name},{size},m{modified},c{changed},i{inode}"
+        for name, (size, modified, changed, inode, _) in zip(names, states, strict=True)
+    ]
+    listed.bytes += sum(state[0] for state in states)
+    listed.newest = max(listed.newest, max((state[2] for state in states), default=0))
     for name in folders:
-        _scan(f"{folder}/{name}", f"{prefix}{name}/", listed)
+        _add(f"{folder}/{name}", f"{prefix}{name}/", *_look(f"{folder}/{name}"), listed)
+    return bool(folders)
 
 
 def _remote(place: RemotePlace, folder: str, strength: str) -> Listed:

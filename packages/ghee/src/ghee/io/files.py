@@ -122,6 +122,7 @@ class FileSource:
                     patience.back()
                     done += batch.num_rows
                     yield batch
+                patience.back()  # it may have been away after the last row, when the file was looked at once more
                 return
             except (GheeError, OSError) as error:
                 patience.wait_or_raise(error)

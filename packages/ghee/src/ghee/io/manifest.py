@@ -44,10 +44,18 @@ def publish_state(filesystem: Any, folder: str) -> tuple[frozenset[str], tuple[t
         for info in filesystem.get_file_info(pafs.FileSelector(folder))
         if info.type == pafs.FileType.Directory and posixpath.basename(info.path).startswith(STAGING)
     ]
-    intents = [intent for path in sorted(staged) if (intent := load_json(filesystem, posixpath.join(path, INTENT)))]
+    intents = [intent for path in sorted(staged) if (intent := load_note(filesystem, posixpath.join(path, INTENT)))]
     done = tokens(read_manifest(filesystem, folder))
     left_out = [(i["token"], frozenset(i["remove" if i["token"] in done else "add"])) for i in intents]
     return frozenset(done), tuple(left_out)
+
+
+def load_note(filesystem: Any, path: str) -> Any:
+    """As `load_json`; a file that was cut while it was written is none: what it was to announce was not begun."""
+    try:
+        return load_json(filesystem, path)
+    except ValueError:
+        return None
 
 
 def load_json(filesystem: Any, path: str) -> Any:

@@ -63,9 +63,13 @@ def open_source(
     """
     if is_kafka(source):
         unusable = {"filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format,
-                    "filesystem": filesystem, "split_rows": split_rows, "storage_options": storage_options,
-                    "patience": patience}  # fmt: skip
-        return _topic(str(source), unusable, columns=columns, batch_size=batch_size, schema=schema, **topic)
+                    "filesystem": filesystem, "split_rows": split_rows, "storage_options": storage_options}  # fmt: skip
+        wrong = _source_problems(columns, batch_size, None, None, None, None) + _schema_problems(schema)
+        if wrong:
+            raise PipelineError(" ".join(wrong))
+        return _topic(
+            str(source), unusable, columns=columns, batch_size=batch_size, schema=schema, patience=patience, **topic
+        )
     if topic:
         raise PipelineError(f"{', '.join(topic)}: for kafka://broker/topic only.")
     given = {"columns": columns, "filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit}
@@ -89,8 +93,7 @@ def open_source(
             named(format)
         except PipelineError as error:
             problems.append(str(error))
-    if schema is not None and not isinstance(schema, pa.Schema):
-        problems.append(f"schema={schema!r} is no pyarrow.Schema.")
+    problems += _schema_problems(schema)
     if not paths:
         problems.append("The list of paths is empty.")
     if problems:
@@ -280,6 +283,10 @@ def _source_problems(
     ):
         problems.append(f"columns={columns!r} must be a list of different column names.")
     return problems
+
+
+def _schema_problems(schema: Any) -> list[str]:
+    return [] if schema is None or isinstance(schema, pa.Schema) else [f"schema={schema!r} is no pyarrow.Schema."]
 
 
 def _seconds(name: str, value: Any) -> list[str]:

@@ -3,7 +3,7 @@
     user's process                Pod of the driver                        Pods of the stages
     ──────────────                ─────────────────                        ──────────────────
     start_driver ── swimmy ────►  ghee.run(…, on=KubernetesLauncher)
-      log, outcome  ◄───────────    start(world) ── swimmy, a run a world ─►  run_in_pod: one rank
+      log, outcome  ◄───────────    start(worlds) ── swimmy, a Job a stage ─►  run_in_pod: one rank
                                     driver's inbox  ◄══ CURVE over TCP ═════►  ranks' inboxes
 
 The user's process speaks with the Kubernetes API and the driver's agent only; the stages' Pods end with the driver's Job,
@@ -13,13 +13,14 @@ which owns theirs.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,11 +47,12 @@ _KILLED = ("signal", "killed")
 class Kubernetes:
     """Where a run's Pods are made: `ghee.run(pipeline, on=ghee.Kubernetes(image="team/train:1.2"))`.
 
-    `image` is that of the driver and of every stage that names none; it needs Python of the same minor version, ghee, swimmy
-    and mpich. `kubeconfig`, `context` and `namespace` default to what kubectl uses. `service_account` is the driver's, with
-    the Role that `swimmy rbac --service-account` prints. `home` is a folder on a volume that all Pods mount: checkpoints
-    with values and `ghee resume` need it. `mpi` is the MPI of the images. `pods` are further options of `swimmy.Pods`, for
-    all Pods: volumes, env, node_selector, tolerations, patch and others. `driver` are those of the driver's Pod alone.
+    `image` is that of the driver and of every stage that names none; it needs Python of the same minor version, ghee,
+    swimmy and mpich. `kubeconfig`, `context` and `namespace` default to what kubectl uses. `service_account` is the
+    driver's, with the Role that `swimmy rbac --service-account` prints. `home` is a folder on a volume that all Pods
+    mount: checkpoints with values and `ghee resume` need it. `mpi` is the MPI of the images. `pods` are further options
+    of `swimmy.Pods`, for all Pods: volumes, env, node_selector, tolerations, patch and others; what a stage asks for
+    itself goes before them. `driver` are those of the driver's Pod alone.
     """
 
     image: str | None = None
@@ -81,17 +83,27 @@ def driver_pods(settings: Kubernetes) -> swimmy.Pods:
     """What the driver's Pod is. Raises MachineError without an image."""
     asked: dict[str, Any] = {"cpus": "500m", "memory": DEFAULT_MEMORY, **settings.pods, **settings.driver}
     asked["env"] = {**asked.get("env", {}), "GHEE_HOME": settings.home or "/tmp/ghee"}
-    return _swimmy().Pods(  # type: ignore[no-any-return]
-        image=_image(None, settings), replicas=1, service_account=settings.service_account, **asked
-    )
+    return _pods(image=_image(None, settings), replicas=1, service_account=settings.service_account, **asked)
 
 
 def stage_pods(resources: Resources, replicas: int, settings: Kubernetes) -> swimmy.Pods:
-    """What the Pods of a world are."""
-    asked: dict[str, Any] = {
-        "cpus": resources.cpus, "memory": resources.memory or DEFAULT_MEMORY, "gpus": resources.gpus, **settings.pods
-    }  # fmt: skip
-    return _swimmy().Pods(image=_image(resources.image, settings), replicas=replicas, **asked)  # type: ignore[no-any-return]
+    """What the Pods of a world are: what the stage asks for itself goes before what is set for all Pods."""
+    default = Resources()
+    own = {"cpus": resources.cpus, "memory": resources.memory, "gpus": resources.gpus}
+    asked: dict[str, Any] = {"cpus": default.cpus, "memory": DEFAULT_MEMORY, **settings.pods}
+    asked |= {name: value for name, value in own.items() if value != getattr(default, name)}
+    return _pods(image=_image(resources.image, settings), replicas=replicas, **asked)
+
+
+def _pods(**asked: Any) -> swimmy.Pods:
+    """swimmy's description. Raises MachineError for an option that it does not have."""
+    known = [each.name for each in fields(_swimmy().Pods)]
+    for name in asked:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+            raise MachineError(f"{name!r} is no option of swimmy.Pods, which pods= and driver= are for; {hint}")
+    return _swimmy().Pods(**asked)  # type: ignore[no-any-return]
 
 
 def _image(image: str | None, settings: Kubernetes) -> str:
@@ -111,10 +123,9 @@ def explain(stages: Sequence[tuple[str, Resources, bool]], settings: Kubernetes)
     mpi = _swimmy().mpi
     jobs = [manifests.job("ghee-driver", driver_pods(settings), mpi(1, kind="none"))]
     for name, resources, one_world in stages:
-        for replica in range(1 if one_world else resources.replicas):
-            pods = stage_pods(resources, resources.replicas if one_world else 1, settings)
-            job = f"ghee-{name}-{replica}".replace("_", "-").lower()
-            jobs.append(manifests.job(job, pods, mpi(resources.ranks, kind=settings.mpi)))
+        pods = stage_pods(resources, resources.replicas, settings)
+        job = f"ghee-{name}".replace("_", "-").lower()
+        jobs.append(manifests.job(job, pods, mpi(resources.ranks, kind=settings.mpi), alone=not one_world))
     return str(manifests.as_yaml(jobs))
 
 
@@ -143,14 +154,30 @@ class DriverHandle:
         self._cluster.close()
 
 
+Stages = Sequence[tuple[int, str, Resources, bool]]
+"""Of each stage that has Pods: index, name, resources, whether it is one world."""
+
+
 def start_driver(
-    function: Callable[..., Any], args: Sequence[Any], settings: Kubernetes, *, detach: bool = False
+    function: Callable[..., Any], args: Sequence[Any], settings: Kubernetes, stages: Stages, *, detach: bool = False
 ) -> DriverHandle:
-    """Call the function in a Pod that may create the others."""
-    pods = driver_pods(settings)
+    """Call the function in a Pod that may create the others, with the Pods of these stages as its last argument: they are
+    made at the same time, so that they start while the driver does. Not where a queue lets Jobs in: it might let in those of
+    the stages and not the driver's.
+    """
+    swimmy = _swimmy()
+    if "queue" in settings.pods:
+        stages = []
+    ahead = {
+        index: swimmy.ahead(
+            name, pods=stage_pods(resources, resources.auto.min if resources.auto else resources.replicas, settings),
+            mpi=swimmy.mpi(resources.ranks, kind=settings.mpi), each=not one_world,
+        )
+        for index, name, resources, one_world in stages
+    }  # fmt: skip
+    asked: dict[str, Any] = {"pods": driver_pods(settings), "name": "ghee", "detach": detach, "ahead": list(ahead.values())}
     return DriverHandle(
-        lambda cluster: _swimmy().submit(_in_image(function), args, pods=pods, cluster=cluster, name="ghee", detach=detach),
-        settings,
+        lambda cluster: swimmy.submit(_in_image(function), [*args, ahead], cluster=cluster, **asked), settings
     )
 
 
@@ -222,12 +249,14 @@ class KubernetesLauncher:
 
     def __init__(
         self, settings: Kubernetes, resources: Mapping[int, tuple[Resources, bool]], logs: Path,
-        line: Callable[[str, str], None],
+        line: Callable[[str, str], None], ahead: dict[int, swimmy.Ahead],
     ) -> None:  # fmt: skip
-        """`resources` by stage, and whether the stage is one world; `line` is called with what a rank prints."""
+        """`resources` by stage, and whether the stage is one world; `line` is called with what a rank prints. `ahead` are
+        Pods that start already, by stage; each is taken from it once.
+        """
         self.cores: int | None = None
         self._settings, self._resources, self._logs, self._line = settings, resources, logs, line
-        self._keys = Keys.make()
+        self._keys, self._ahead = Keys.make(), ahead
         self._address = os.environ["SWIMMY_ADDRESS"]
         self._cluster = _swimmy().Cluster()
         self._owner = self._find_owner()
@@ -262,32 +291,47 @@ class KubernetesLauncher:
         return ZmqEndpoint(f"tcp://{self._address}:*", self._keys), FrameStore()
 
     def start(self, worlds: Sequence[World]) -> None:
-        """Submit a run for each world."""
+        """Submit a Job for each stage: one world over its Pods, or as many worlds as Pods."""
         for world in worlds:
             for old in [s for s in self._started if (s.world.stage, s.world.replica) == (world.stage, world.replica)]:
                 self._started.remove(old)
                 threading.Thread(target=old.handle.close, daemon=True).start()
-            self._start(world)
+        for stage in dict.fromkeys(world.stage for world in worlds):
+            self._start([world for world in worlds if world.stage == stage])
 
     def _asked(self, world: World) -> tuple[swimmy.Pods, swimmy.Mpi]:
         resources, one_world = self._resources[world.stage]
         pods = stage_pods(resources, resources.replicas if one_world else 1, self._settings)
         return pods, _swimmy().mpi(resources.ranks, kind=self._settings.mpi)
 
-    def _start(self, world: World) -> None:
+    def _start(self, worlds: Sequence[World]) -> None:
         assert self._endpoint is not None
-        pods, mpi = self._asked(world)
-        arguments = (_Bootstrap(self._endpoint.address, self._keys), world.stage, world.name, world.first, world.life)
-        handle = _swimmy().submit(
-            _in_image(run_in_pod), arguments, pods=pods, mpi=mpi, cluster=self._cluster, owner=self._owner, reach="direct",
-            name=f"{os.environ['SWIMMY_RUN']}-{world.name}-{world.replica}",
-        )  # fmt: skip
-        started = _Started(world, handle)
-        self._started.append(started)
-        for work in (self._follow_logs, self._follow_end):
-            thread = threading.Thread(target=work, args=(started,), name=f"ghee {world.name}", daemon=True)
-            started.followers.append(thread)
-            thread.start()
+        bootstrap = _Bootstrap(self._endpoint.address, self._keys)
+        arguments = [(bootstrap, world.stage, world.name, world.first, world.life) for world in worlds]
+        one_world = self._resources[worlds[0].stage][1]
+        pods: swimmy.Pods | swimmy.Ahead
+        pods, mpi = self._asked(worlds[0])
+        ahead = self._ahead.pop(worlds[0].stage, None)
+        if ahead is not None:
+            if one_world or ahead.pods.replicas == len(worlds):
+                pods = ahead
+            else:  # the stage had grown before the run was gone on with
+                self._cluster.delete_job(ahead.run(self._owner.name))
+        asked: dict[str, Any] = {
+            "pods": pods, "mpi": mpi, "cluster": self._cluster, "owner": self._owner,
+            "name": f"{os.environ['SWIMMY_RUN']}-{worlds[0].name}",
+        }  # fmt: skip
+        if one_world or (len(worlds) == 1 and pods is not ahead):
+            handles = [_swimmy().submit(_in_image(run_in_pod), arguments[0], reach="direct", **asked)]
+        else:
+            handles = _swimmy().submit_each(_in_image(run_in_pod), arguments, **asked)
+        for world, handle in zip(worlds, handles, strict=True):
+            started = _Started(world, handle)
+            self._started.append(started)
+            for work in (self._follow_logs, self._follow_end):
+                thread = threading.Thread(target=work, args=(started,), name=f"ghee {world.name}", daemon=True)
+                started.followers.append(thread)
+                thread.start()
 
     def joined(self, rank: RankId, pid: int) -> None:
         """swimmy watches it."""
@@ -340,7 +384,7 @@ class KubernetesLauncher:
         except errors.SwimmyError as error:
             if self._stopping:
                 return
-            lost = isinstance(error, errors.PodLost | errors.AgentSilent | errors.OutOfMemory | errors.LeaseLost)
+            lost = error.retryable or isinstance(error, errors.OutOfMemory)
             index = started.world.first + (error.rank or 0)
             reason = f"rank {index} of stage {started.world.name!r}: {error}"
             dead = RankId(started.world.stage, index, started.world.life)

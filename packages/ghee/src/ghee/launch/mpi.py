@@ -2,7 +2,8 @@
 
 MPICH keeps the files of a world (`/dev/shm/mpich_shm_*`) until MPI_Finalize, which a killed rank never calls. Nobody
 needs the names once MPI_Init has returned, for every rank of the host has mapped them by then: they go at that moment,
-and the memory goes with the last process that has it mapped.
+and the memory goes with the last process that has it mapped. Who kills a world that may still be in MPI_Init takes its
+names away.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 _FILES = "/dev/shm/mpich_shm_"
@@ -42,10 +45,42 @@ def _execute(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
 
 def unlink_shared_memory() -> None:
     """Take away the names of MPICH's files that this process has mapped."""
-    with open("/proc/self/maps") as maps:
-        paths = {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if _FILES in line}
+    unlink(_mapped("self"))
+
+
+def kill_below(pid: int) -> set[str]:
+    """Kill the descendants of a process; returns the names of MPICH's files that they had mapped."""
+    named = set()
+    for child in _children(pid):
+        try:
+            os.kill(child, signal.SIGSTOP)  # what it has mapped and started is not to change any more
+            named |= _mapped(str(child)) | kill_below(child)
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return named
+
+
+def unlink(paths: Iterable[str]) -> None:
+    """Take names away."""
     for path in paths:
         try:
             os.unlink(path)
         except FileNotFoundError:  # another rank was faster, or it has no name any more ("... (deleted)")
             pass
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has ended
+        return []
+    return [int(child) for listed in lists for child in listed.split()]
+
+
+def _mapped(process: str) -> set[str]:
+    try:
+        with open(f"/proc/{process}/maps") as maps:
+            return {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if _FILES in line}
+    except OSError:  # it has ended, or is another user's
+        return set()

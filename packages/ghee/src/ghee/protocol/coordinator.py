@@ -176,7 +176,10 @@ class Coordinator:
 
     @staticmethod
     def _was_taken(edge: Edge, name: BatchId) -> bool:
-        return edge.is_consumer and edge.taken is not None and edge.taken.has(name)
+        """Whether a consumer has had a batch in an earlier run, or all consumers behind a map what would come of it."""
+        if edge.taken is None:
+            return False
+        return edge.taken.has(name) if edge.is_consumer else edge.taken.has_root(name)
 
     @staticmethod
     def _check_none_left(edge: Edge, tracker: Tracker) -> None:

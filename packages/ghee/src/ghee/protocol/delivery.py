@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
@@ -48,7 +48,8 @@ class Delivery(Generic[Item]):
     """The inbox of a consumer, epoch by epoch.
 
     A batch is delivered when its round is released (`gated`; a world of one rank need not wait) and, where `ordered`,
-    when all before it were. The epoch ends when as many were delivered as the driver said the epoch has.
+    when all before it were. The epoch ends when as many were delivered as the driver said the epoch has. `gated` and
+    `ordered` may be set after the first arrivals: a rank is sent batches while it still loads its task.
     """
 
     def __init__(self, gated: bool, ordered: bool) -> None:
@@ -57,8 +58,7 @@ class Delivery(Generic[Item]):
         self.epoch = 0
         self.delivered = 0
         self._late: deque[Item] = deque()
-        self._ready: dict[int, deque[Item]] = {}
-        self._early: dict[int, dict[int, Item]] = {}
+        self._waiting: dict[int, OrderedDict[int, Item]] = {}
         self._released: dict[int, int] = {}
         self._total: dict[int, int] = {}
         self._sent: dict[int, int] = {}
@@ -72,16 +72,7 @@ class Delivery(Generic[Item]):
         if epoch < self.epoch or not self._places.setdefault(epoch, Once()).is_new(place):
             return False
         self._arrived[epoch] = self._arrived.get(epoch, 0) + 1
-        ready = self._ready.setdefault(epoch, deque())
-        if not self.ordered:
-            ready.append(item)
-            return True
-        early = self._early.setdefault(epoch, {})
-        early[place] = item
-        first = (self.delivered if epoch == self.epoch else 0) + len(ready)
-        while (item := early.pop(first, None)) is not None:  # type: ignore[assignment]
-            ready.append(item)
-            first += 1
+        self._waiting.setdefault(epoch, OrderedDict())[place] = item
         return True
 
     def arrived_again(self, item: Item) -> None:
@@ -114,17 +105,20 @@ class Delivery(Generic[Item]):
             return Deliver(self._late.popleft())
         if self.epoch == self._epochs:
             return StreamEnded()
-        ready = self._ready.get(self.epoch)
+        waiting = self._waiting.get(self.epoch, OrderedDict())
         if self._total.get(self.epoch) == self.delivered:
             if self._arrived.get(self.epoch, 0) < self._sent[self.epoch]:
                 return None
-            left: list[object] = [*(ready or ()), *self._early.get(self.epoch, {}).values()]
-            by_epoch = (self._ready, self._early, self._released, self._total, self._sent, self._arrived, self._places)
+            left: list[object] = list(waiting.values())
+            by_epoch = (self._waiting, self._released, self._total, self._sent, self._arrived, self._places)
             for memory in by_epoch:
                 memory.pop(self.epoch, None)
             self.epoch, self.delivered = self.epoch + 1, 0
             return End(self.epoch - 1, left, self._commit.pop(self.epoch - 1, None))
-        if not ready or (self.gated and self.delivered >= self._released.get(self.epoch, 0)):
+        if self.gated and self.delivered >= self._released.get(self.epoch, 0):
             return None
+        if not waiting or (self.ordered and self.delivered not in waiting):
+            return None
+        item = waiting.pop(self.delivered) if self.ordered else waiting.popitem(last=False)[1]
         self.delivered += 1
-        return Deliver(ready.popleft())
+        return Deliver(item)

@@ -30,7 +30,7 @@ class Splits:
         self._finished = finished
         self._idle: OrderedDict[RankId, None] = OrderedDict()
         self._leaving: set[RankId] = set()
-        self._first = first
+        self._first, self._taken = first, taken
         self._epoch = min(first, source.epochs - 1)  # of an endless source, what comes first may not have been cut yet
         here = range(source.splits(first)) if first < source.epochs else ()
         self._left: deque[int] = deque(place for place in here if place not in taken)
@@ -51,6 +51,7 @@ class Splits:
     def forget_epoch(self, epoch: int) -> None:
         """An endless source's epoch is over at every consumer: nothing of it will be asked for."""
         assert self.source.cuts is not None
+        self._epoch = max(self._epoch, epoch)  # of which nothing was handed out where an earlier run had taken it all
         self.source.cuts.pop(epoch, None)
         self.done_of_epoch.pop(epoch, None)
         self.done = {key for key in self.done if key[0] != epoch}
@@ -188,5 +189,6 @@ class Splits:
             if self._epoch + 1 >= self.source.epochs or not self.source.splits(self._epoch + 1):
                 return None
             self._epoch += 1
-            self._left.extend(range(self.source.splits(self._epoch)))
+            taken = self._taken if self._epoch == self._first else ()  # of an endless source it is cut only now
+            self._left.extend(place for place in range(self.source.splits(self._epoch)) if place not in taken)
         return self._epoch, self._left.popleft()

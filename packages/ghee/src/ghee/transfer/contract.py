@@ -62,7 +62,7 @@ class Store(Protocol):
     def open(self, sender: str, note: object, frames: Sequence[Buffer]) -> list[Buffer]:
         """At the receiver: the buffers of a batch, which stay valid for as long as anything refers to them.
 
-        Raises OSError if the sender has died and its memory is gone.
+        Raises OSError if the sender has died and its memory is gone, ValueError if it lives and the note is wrong.
         """
 
     def freed(self) -> Iterable[tuple[str, list[object]]]:

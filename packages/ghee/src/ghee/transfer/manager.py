@@ -19,8 +19,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
 from ghee.errors import CancelledError, TransferError
@@ -30,7 +29,9 @@ from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
 from ghee.trace import TRANSFER, Trace, TraceSettings
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
+from ghee.transfer.outbox import Made, Outbox
 from ghee.transfer.reading import read
+from ghee.transfer.wire import Arrived, Freed, Instructions, Report, Times
 
 MESSAGE_BYTES = 256 << 10
 """Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""
@@ -38,75 +39,12 @@ MESSAGE_BYTES = 256 << 10
 EARLY_BYTES = 4 << 20
 """A batch of so many bytes is announced before it is copied: the driver's answer comes while the copy is under way."""
 
-GATHER_SECONDS = 0.0005
-"""The transfer thread works at most once in so long: what has come meanwhile is taken and told together: fewer times
-awake, and fewer messages."""
+GATHER_SECONDS = 0.002
+"""The transfer thread works at most once in so long while the rank's function has what it needs: what has come meanwhile is
+taken and told together: fewer times awake, and fewer messages. Once the function waits, nothing is put off."""
 
 STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
-
-
-class Arrived(NamedTuple):
-    """A batch in the inbox. `sender` and `address` are who sent it; `buffers` is what it stands on, once it is here."""
-
-    id: BatchId
-    rows: int
-    size: int
-    place: int
-    fill: Tail | None
-    redo: bool
-    header: bytes
-    sender: RankId
-    address: str
-    note: object
-    buffers: list[Buffer]
-
-
-class Freed(NamedTuple):
-    """Rank to rank: places of the sender's store that nothing refers to any more at `address`."""
-
-    address: str
-    places: list[object]
-
-
-@dataclass
-class Times:
-    """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
-
-    `set_aside` counts messages of the source that could not be decoded and were passed over.
-    `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
-    """
-
-    waited_input: float = 0.0
-    waited_room: float = 0.0
-    worked: float = 0.0
-    rows_in: int = 0
-    rows_out: int = 0
-    batches_in: int = 0
-    batches_out: int = 0
-    bytes_out: int = 0
-    first_batch: float = 0.0
-    set_aside: int = 0
-    read: float = 0.0
-    cpu: float = 0.0
-
-
-class Instructions(NamedTuple):
-    """Driver to rank: actions, the addresses of ranks that were not heard of before, and of those that have died."""
-
-    actions: list[Action]
-    addresses: dict[RankId, str]
-    stop: bool = False
-    gone: tuple[str, ...] = ()
-
-
-class Report(NamedTuple):
-    """Rank to driver: events, and the rank's times when they are due. `number` counts the rank's reports, from 0 on."""
-
-    rank: RankId
-    events: list[Event]
-    times: Times | None
-    number: int
 
 
 @dataclass
@@ -127,52 +65,6 @@ class Settings:
     step: int = 0
 
 
-@dataclass
-class _Made:
-    """A batch of this rank. `parcel` is None until the transfer thread knows that it is laid down; by then `sends` are due,
-    and `is_over` says that nobody gets it after these.
-    """
-
-    rows: int
-    size: int
-    parcel: Parcel | None = None
-    sends: list[m.Send] = field(default_factory=list)
-    is_over: bool = False
-
-
-@dataclass
-class _Outbox:
-    """What waits to be sent; a batch that was made twice is here twice. `used` is in bytes, by epoch."""
-
-    batches: dict[BatchId, list[_Made]] = field(default_factory=dict)
-    used: dict[int, int] = field(default_factory=dict)
-
-    def held(self, upto: BatchId, exact: bool) -> int:
-        """Bytes of the batches whose names do not come after `upto`: what comes later never holds up what is earlier.
-
-        Where a rank makes everything in order its epoch tells as much, for less.
-        """
-        if not exact:
-            return sum(size for epoch, size in self.used.items() if epoch <= upto[0])
-        return sum(made.size for name, copies in self.batches.items() if name[: len(upto)] <= upto for made in copies)
-
-    def add(self, name: BatchId, made: _Made) -> None:
-        self.batches.setdefault(name, []).append(made)
-        self.used[name[0]] = self.used.get(name[0], 0) + made.size
-
-    def take(self, name: BatchId) -> _Made:
-        copies = self.batches[name]
-        made = copies.pop(0)
-        if not copies:
-            del self.batches[name]
-        left = self.used[name[0]] - made.size
-        if left:
-            self.used[name[0]] = left
-        else:
-            del self.used[name[0]]
-        return made
-
-
 class TransferManager:
     """Sends and receives the batches of one rank.
 
@@ -190,8 +82,8 @@ class TransferManager:
         self._settings = Settings(0, 1)
         self._delivery: Delivery[Arrived] = Delivery(False, False)
         self._reads: deque[m.Read | m.EpochEnd | m.StreamEnd] = deque()
-        self._outbox = _Outbox()
-        self._laid_down: deque[tuple[_Made, Parcel]] = deque()
+        self._outbox = Outbox()
+        self._laid_down: deque[tuple[Made, Parcel]] = deque()
         self._changed = threading.Condition()
         self._events: deque[Event] = deque()
         self._addresses: dict[RankId, str] = {}
@@ -215,6 +107,7 @@ class TransferManager:
         self._recorded = 0
         self._stopped = False
         self._broken: BaseException | None = None
+        self._waits = threading.Event()
         self._signalled = False
         self._statistics_at = 0.0
         self._reports = itertools.count()
@@ -354,7 +247,7 @@ class TransferManager:
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
         encoded = encode(batch)
-        made = _Made(encoded.rows, encoded.size)
+        made = Made(encoded.rows, encoded.size)
         is_early = made.size >= EARLY_BYTES
         if not is_early:
             made.parcel = self._lay_down(name, encoded)
@@ -408,7 +301,9 @@ class TransferManager:
 
     def _wait(self) -> None:
         self._check_stopped()
+        self._waits.set()
         self._changed.wait()
+        self._waits.clear()
 
     def _check_stopped(self) -> None:
         if self._broken is not None:
@@ -428,7 +323,7 @@ class TransferManager:
         try:
             while not self._stopped:
                 if (pause := began + GATHER_SECONDS - time.monotonic()) > 0:
-                    time.sleep(pause)
+                    self._waits.wait(pause)
                 began = time.monotonic()
                 self._signalled = False
                 self._flush()
@@ -578,14 +473,14 @@ class TransferManager:
         if action.last:
             self._let_go(self._outbox.take(action.id))
 
-    def _let_go(self, made: _Made) -> None:
+    def _let_go(self, made: Made) -> None:
         """Nobody gets the batch any more, but for those that it is to be sent to once it is laid down."""
         if made.parcel is None:
             made.is_over = True
         else:
             self._store.drop(made.parcel)
 
-    def _send_waiting(self, made: _Made, parcel: Parcel) -> None:
+    def _send_waiting(self, made: Made, parcel: Parcel) -> None:
         """A batch that was announced early is laid down now."""
         made.parcel = parcel
         for action in made.sends:

@@ -168,7 +168,7 @@ class SharedStore:
     def _map(self, note: _Note) -> mmap.mmap:
         source = (note.pid, note.descriptor)
         if source not in self._sources:
-            self._sources[source] = os.open(f"/proc/{note.pid}/fd/{note.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+            self._sources[source] = _open(*source)
         descriptor = self._sources[source]
         if note.private:
             return mmap.mmap(descriptor, note.capacity, mmap.MAP_PRIVATE, offset=note.offset)
@@ -200,3 +200,27 @@ class SharedStore:
 def _copy(target: mmap.mmap, start: int, source: memoryview, length: int) -> None:
     # numpy lets go of the interpreter lock while it copies, so that the transfer thread is not held up.
     numpy.copyto(numpy.frombuffer(target, numpy.uint8, length, start), numpy.frombuffer(source, numpy.uint8))
+
+
+def _open(process: int, descriptor: int) -> int:
+    """A descriptor of another process, opened here. Raises OSError if the process has died, ValueError if it has not."""
+    try:
+        return os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if _lives(process):
+            raise ValueError(
+                f"a batch should lie in descriptor {descriptor} of process {process}, which lives and has it not: {error}"
+            ) from error
+        raise
+
+
+_EXITING = 0x4  # PF_EXITING of Linux: set before a process that dies closes its files
+
+
+def _lives(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            state, *fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return state not in (b"Z", b"X") and not int(fields[5]) & _EXITING  # flags are field 9 of proc(5), state is field 3

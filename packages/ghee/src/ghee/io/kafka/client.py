@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Partition = tuple[str, int]
 
 START_SECONDS = 10.0
-"""How long a broker may take to answer before anything has started."""
+"""How long a broker that cannot be reached is asked before anything has started: the address may be wrong."""
+
+AGAIN_SECONDS = 30.0
+"""How long one question waits for a broker that can be reached or has answered before: as long as one takes to start."""
 
 QUEUE_KILOBYTES = 16 << 10
 """What librdkafka fetches ahead in each reading rank, at the most; `queued.max.messages.kbytes` says otherwise."""
@@ -43,8 +46,9 @@ class Told:
         self.fatal = ""
 
     def __call__(self, error: Any) -> None:
-        self.last = error.str()
         kinds = library().KafkaError
+        if error.code() != kinds._ALL_BROKERS_DOWN or not self.last:  # which says less than what went before
+            self.last = error.str()
         self.refused = self.refused or error.code() in (kinds._AUTHENTICATION, kinds.SASL_AUTHENTICATION_FAILED)
         if error.fatal():
             self.fatal = error.str()
@@ -109,14 +113,20 @@ def _made(kind: Any, config: dict[str, Any]) -> Any:
         raise PipelineError(f"librdkafka does not take its settings: {error.args[0].str()}") from error
 
 
-def describe(brokers: str, settings: Mapping[str, str]) -> dict[str, list[int]]:
-    """All topics with their partitions. Raises SourceError within seconds where no broker answers."""
+def describe(brokers: str, settings: Mapping[str, str], patience: float | None = None) -> dict[str, list[int]]:
+    """All topics with their partitions. Raises SourceError where no broker answers.
+
+    `patience`: seconds, of a run that goes on. Before one starts: START_SECONDS where an address cannot be reached,
+    AGAIN_SECONDS where it can, and is slow.
+    """
     told = Told()
+    # An address that gives no sign at all is then told of as soon as one that refuses.
+    soon = {"socket.connection.setup.timeout.ms": f"{START_SECONDS * 800:.0f}"}
     try:
-        client = admin(brokers, settings, told)
+        client = admin(brokers, {**soon, **settings}, told)
     except library().KafkaException as error:
         raise PipelineError(f"librdkafka does not take its settings: {error.args[0].str()}") from error
-    deadline = time.monotonic() + START_SECONDS
+    began = time.monotonic()
     while True:
         try:
             found = client.list_topics(timeout=2)
@@ -125,9 +135,10 @@ def describe(brokers: str, settings: Mapping[str, str]) -> dict[str, list[int]]:
             client.poll(0)
             if told.refused:
                 raise SourceError(f"the broker {brokers} refuses the credentials: {told.last}") from error
-            if time.monotonic() > deadline:
+            limit = patience if patience is not None else START_SECONDS if told.last else AGAIN_SECONDS
+            if time.monotonic() - began > limit:
                 said = told.last or error.args[0].str()
-                raise SourceError(f"no Kafka broker answers at {brokers} within {START_SECONDS:.0f} s: {said}") from error
+                raise SourceError(f"no Kafka broker answers at {brokers} within {limit:.0f} s: {said}") from error
     return {
         name: sorted(topic.partitions)
         for name, topic in found.topics.items()
@@ -135,9 +146,11 @@ def describe(brokers: str, settings: Mapping[str, str]) -> dict[str, list[int]]:
     }
 
 
-def partitions_of(brokers: str, settings: Mapping[str, str], wanted: Sequence[str]) -> list[Partition]:
+def partitions_of(
+    brokers: str, settings: Mapping[str, str], wanted: Sequence[str], patience: float | None = None
+) -> list[Partition]:
     """The partitions of the wanted topics; one that begins with ^ is a pattern. Raises SourceNotFoundError."""
-    topics = describe(brokers, settings)
+    topics = describe(brokers, settings, patience)
     found: dict[str, None] = {}
     lacking = []
     for name in wanted:
@@ -165,7 +178,7 @@ def offsets_at(client: AdminClient, wanted: Iterable[Partition], at: str | int, 
     places = [kafka.TopicPartition(topic, partition) for topic, partition in wanted]
     if not places:
         return {}
-    asked = client.list_offsets(dict.fromkeys(places, which), isolation_level=level, request_timeout=START_SECONDS)
+    asked = client.list_offsets(dict.fromkeys(places, which), isolation_level=level, request_timeout=AGAIN_SECONDS)
     try:
         return {(place.topic, place.partition): future.result().offset for place, future in asked.items()}
     except kafka.KafkaException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -13,15 +14,26 @@ from ghee.errors import BatchError
 from ghee.io.kafka.options import WriteOptions
 from ghee.io.sinks.table import as_table
 
-Message = dict[str, Any]
-"""What confluent_kafka's `produce_batch` takes: value, and key, partition, timestamp, headers where there are some."""
+Message = Sequence[Any]
+"""What the client's `produce` takes after the topic: value, key, partition, two callbacks, timestamp, headers; or fewer."""
+
+_ABSENT = {
+    "value": None,
+    "key": None,
+    "partition": -1,
+    "callback": None,
+    "on_delivery": None,
+    "timestamp": 0,
+    "headers": None,
+}
+"""By its place among them."""
 
 
 def make_messages(batch: object, options: WriteOptions) -> list[Message]:
     """One message for each row, or for the whole batch with encode="arrow". Raises BatchError for what does not fit."""
     table = as_table(batch)
     if options.encode == "arrow":
-        return [{"value": _stream_of(table)}] if table.num_rows else []
+        return [(_stream_of(table),)] if table.num_rows else []
     rows = _Rows(table)
     columns: dict[str, Sequence[Any]] = {"value": _values(rows, options)}
     if options.key is not None:
@@ -32,8 +44,9 @@ def make_messages(batch: object, options: WriteOptions) -> list[Message]:
         columns["partition"] = [_as_partition(number) for number in _of(rows, options.partition, "partition")]
     if options.encode is None:
         columns |= _carried(rows)
-    names = [*columns]
-    return [dict(zip(names, of, strict=True)) for of in zip(*columns.values(), strict=True)]
+    last = max(index for index, name in enumerate(_ABSENT) if name in columns)
+    return list(zip(*(columns.get(name) or repeat(absent, table.num_rows)
+                      for name, absent in [*_ABSENT.items()][: last + 1]), strict=True))  # fmt: skip
 
 
 class _Rows:

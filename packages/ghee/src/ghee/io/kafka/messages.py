@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ghee.errors import SourceCorruptError
+from ghee.errors import SourceCorruptError, SourceError
 from ghee.io.arrays import from_numpy
 from ghee.io.kafka.options import DECODED, ReadOptions, columns_of
 
@@ -99,6 +99,8 @@ def _each(messages: Sequence[Any], options: ReadOptions, poison: Poison, decode:
                 raise TypeError(f"a value is decoded to a dict of columns, not to {type(row).__name__}")
             if options.schema is not None:
                 pa.RecordBatch.from_pylist([row], options.schema)
+        except SourceError:  # of the registry: the message may be a good one
+            raise
         except Exception as error:
             poison(message, error)
             continue

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from ghee.errors import PipelineError
+from ghee.io.kafka import registry
 
 SCHEME = "kafka://"
 COLUMNS = ("key", "value", "headers", "timestamp", "topic", "partition", "offset")
@@ -16,6 +18,8 @@ COLUMNS = ("key", "value", "headers", "timestamp", "topic", "partition", "offset
 
 DECODED = "kafka_"
 FORMATS = ("json", "arrow")
+SCHEMAS = ("avro",)
+"""Decoded by a schema of the registry; Protobuf is named by the class of its message."""
 POISON = ("fail", "skip")
 
 Offsets = Mapping[Any, int]
@@ -63,6 +67,7 @@ class ReadOptions:
     patience: float = 300.0
     schema: Any = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    registry: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def endless(self) -> bool:
@@ -100,6 +105,12 @@ def parse_url(url: str) -> Address:
             "a kafka:// URL holds no user and password: give settings={'security.protocol': 'SASL_SSL', "
             "'sasl.mechanism': 'PLAIN', 'sasl.username': …, 'sasl.password': …}"
         )
+    for topic in topics:
+        if topic.startswith("^"):
+            try:
+                re.compile(topic)
+            except re.error as error:
+                raise PipelineError(f"{topic!r} is no pattern for topics: {error}") from error
     if not brokers or not topics:
         raise PipelineError(f"{url!r} names no {'topic' if brokers else 'broker'}; expected kafka://host:port/topic")
     return Address(brokers, topics, dict(parse_qsl(query, keep_blank_values=True)))
@@ -110,7 +121,7 @@ def read_options(address: Address, given: Mapping[str, Any]) -> ReadOptions:
     problems: list[str] = []
     texts = {key: value for key, value in address.options.items() if "." not in key}
     settings = {key: value for key, value in address.options.items() if "." in key}
-    settings |= {str(key): str(value) for key, value in (given.get("settings") or {}).items()}
+    settings |= _given_settings(given, problems)
     known = {"group", "start", "until", "poison", "lost", "decode", "patience"}
     problems += [f"option {key!r} in the URL: allowed are {', '.join(sorted(known))} and librdkafka's settings"
                  for key in texts if key not in known]  # fmt: skip
@@ -124,24 +135,50 @@ def read_options(address: Address, given: Mapping[str, Any]) -> ReadOptions:
             except PipelineError as error:
                 problems.append(f"{key}={said[key]!r}: {error}")
     if "patience" in said:
-        said["patience"] = float(said["patience"])
+        try:
+            said["patience"] = float(said["patience"])
+        except (TypeError, ValueError):
+            problems.append(f"patience={said.pop('patience')!r} must be a number of seconds, 0 or more")
     if said.get("columns") is not None:
         said["columns"] = tuple(said["columns"])
-    options = ReadOptions(**said, settings=settings)
+    of_registry, settings = registry.split_settings(settings)
+    options = ReadOptions(**said, settings=settings, registry=of_registry)
     problems += _problems(options)
     if problems:
         raise PipelineError("; ".join(problems))
     return options
 
 
+def _given_settings(given: Mapping[str, Any], problems: list[str]) -> dict[str, str]:
+    """settings= as librdkafka takes them."""
+    settings = given.get("settings") or {}
+    if not isinstance(settings, Mapping):
+        problems.append(f"settings={settings!r:.100} must be a dict of librdkafka's settings")
+        return {}
+    return {str(key): str(value).lower() if isinstance(value, bool) else str(value) for key, value in settings.items()}
+
+
 def _problems(options: ReadOptions) -> list[str]:
     problems = settings_problems(options.settings)
-    if isinstance(options.decode, str) and options.decode not in FORMATS:
-        problems.append(f'decode={options.decode!r}: allowed are "json", "arrow" and a function of a value\'s bytes')
+    if not (options.decode is None or isinstance(options.decode, str) or callable(options.decode)):
+        problems.append(f"decode={options.decode!r}: neither a format's name nor a function of a value's bytes")
+    if isinstance(options.decode, str) and options.decode not in FORMATS + SCHEMAS:
+        problems.append(
+            f'decode={options.decode!r}: allowed are "json", "arrow", "avro", a message class of Protobuf, and a function '
+            "of a value's bytes"
+        )
+    if registry.is_needed(options.decode) and "url" not in options.registry:
+        problems.append("schemas are in a registry: give settings={'schema.registry.url': 'http://…'}")
+    if options.registry and not registry.is_needed(options.decode):
+        problems.append('settings of a schema registry are for decode="avro" and message classes of Protobuf')
+    if not options.patience >= 0:
+        problems.append(f"patience={options.patience!r} must be a number of seconds, 0 or more")
     if options.poison not in POISON and not is_kafka(options.poison):
         problems.append(f'poison={options.poison!r}: allowed are "fail", "skip" and "kafka://broker/topic"')
     if options.lost not in ("fail", "skip"):
         problems.append(f'lost={options.lost!r}: allowed are "fail" and "skip"')
+    if options.group == "":  # librdkafka's client ends the whole process for it
+        problems.append("group= is empty: name the group, or leave it out")
     if options.start == "committed" and options.group is None:
         problems.append('start="committed" needs group=')
     if options.columns is not None and options.decode is None:
@@ -154,8 +191,9 @@ def _problems(options: ReadOptions) -> list[str]:
 def write_options(address: Address, given: Mapping[str, Any]) -> WriteOptions:
     """The options of the call and of the URL together. Raises PipelineError with everything that is wrong."""
     settings = {key: value for key, value in address.options.items() if "." in key}
-    settings |= {str(key): str(value) for key, value in (given.get("settings") or {}).items()}
-    problems = [
+    problems: list[str] = []
+    settings |= _given_settings(given, problems)
+    problems += [
         f"option {key!r} in the URL of a sink: allowed are librdkafka's settings; others are arguments of write()"
         for key in address.options if "." not in key
     ]  # fmt: skip
@@ -171,7 +209,7 @@ def write_options(address: Address, given: Mapping[str, Any]) -> WriteOptions:
             problems.append(f"{name}={value!r}: allowed are a column's name and a function of a row (a dict)")
         if value is not None and options.encode == "arrow":
             problems.append(f'{name}= and encode="arrow": a whole batch is one message, which has no row to take it of')
-    if options.patience < 0 or isinstance(options.patience, bool):
+    if not isinstance(options.patience, int | float) or isinstance(options.patience, bool) or not options.patience >= 0:
         problems.append(f"patience={options.patience!r} must be a number of seconds, 0 or more")
     if problems:
         raise PipelineError("; ".join(problems))
@@ -190,6 +228,10 @@ def when(value: Any) -> When:
     if isinstance(value, Mapping):
         if not all(isinstance(offset, int) and offset >= 0 for offset in value.values()):
             raise PipelineError("offsets are whole numbers, as in {0: 1200} or {('topic', 0): 1200}")
+        if not all(isinstance(of, int) or (isinstance(of, tuple) and len(of) == 2) for of in value):
+            raise PipelineError(
+                "partitions are whole numbers, or pairs of topic and number: {0: 1200}, {('topic', 0): 1200}"
+            )
         return dict(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
@@ -212,6 +254,16 @@ def offset_of(offsets: Offsets, topic: str, partition: int) -> int | None:
     """The offset that a dict gives for a partition."""
     found = offsets.get((topic, partition), offsets.get(partition))
     return None if found is None else int(found)
+
+
+def unknown_partitions(name: str, at: When | None, found: Sequence[tuple[str, int]]) -> list[str]:
+    """What a dict of offsets names and the broker does not have. `name`: of the option."""
+    if not isinstance(at, Mapping):
+        return []
+    numbers = {number for _, number in found}
+    wrong = [of for of in at if (of not in numbers if isinstance(of, int) else of not in found)]
+    there = ", ".join(f"{topic}[{number}]" for topic, number in found[:20])
+    return [f"{name}= names the partitions {wrong}, which are not there; there are {there}"] if wrong else []
 
 
 def columns_of(options: ReadOptions) -> Sequence[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ghee import context
 from ghee.errors import GheeError, SinkError, SourceNotFoundError, TransactionError
@@ -45,6 +45,7 @@ class KafkaSink:
     def __init__(self, address: Address, options: WriteOptions) -> None:
         client.library()
         self.address, self.options = address, options
+        self._patience: float | None = None
 
     @property
     def transactions(self) -> bool:
@@ -55,7 +56,8 @@ class KafkaSink:
         """Raises SinkError where no broker answers, or has no such topic; PipelineError for wrong settings."""
         settings = client.only_of(self.options.settings, "producer")
         try:
-            client.partitions_of(self.address.brokers, settings, self.address.topics)
+            client.partitions_of(self.address.brokers, settings, self.address.topics, self._patience)
+            self._patience = self.options.patience  # where the run begins again, the broker has been there
         except SourceNotFoundError as error:
             raise SinkError(f"{error}. It is not made by ghee: make it with the partitions that it should have") from None
         except GheeError as error:
@@ -112,9 +114,15 @@ class KafkaWriter:
         messages = make_messages(batch, self._options)
         if messages:
             self._begin()
+        produce, topic = self._producer.produce, self._topic
+        full, broken = BufferError, client.library().KafkaException
         for message in messages:
-            if not self._produce(message):
+            try:
+                produce(topic, *message)
+            except full:
                 self._wait_for(lambda message=message: self._produce(message))  # type: ignore[misc]
+            except broken as error:
+                self._fail(error, message)
         self._producer.poll(0)
         self._raise_failure()
 
@@ -163,13 +171,16 @@ class KafkaWriter:
     def _produce(self, message: Message) -> bool:
         """False where the queue is full."""
         try:
-            self._producer.produce(self._topic, **message)
+            self._producer.produce(self._topic, *message)
         except BufferError:
             return False
         except client.library().KafkaException as error:
-            self._failure = self._refused(error.args[0], message.get("value"))
-            self._raise_failure()
+            self._fail(error, message)
         return True
+
+    def _fail(self, error: Any, message: Message) -> NoReturn:
+        self._failure = self._refused(error.args[0], message[0])
+        raise self._failure
 
     def _delivered(self, error: Any, message: Any) -> None:
         """Of a message that the broker has not taken: the first is why the run ends."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ghee.errors import PipelineError, SourceError
 from ghee.io.contract import Split
-from ghee.io.kafka import client
+from ghee.io.kafka import client, registry
 from ghee.io.kafka.client import Partition
 from ghee.io.kafka.messages import failing, make_batch
-from ghee.io.kafka.options import Address, ReadOptions, When, offset_of, parse_url
+from ghee.io.kafka.options import Address, ReadOptions, When, offset_of, parse_url, unknown_partitions
 from ghee.io.kafka.ranges import Range, cut
-from ghee.io.kafka.reader import Reader
+from ghee.io.kafka.reader import Readers
 from ghee.io.kafka.stream import Stream
 
 
@@ -32,11 +33,14 @@ class KafkaSource:
         self.address, self.options = address, options
         self.set_aside = 0
         """Messages that could not be decoded and were passed over."""
-        self._reader: Reader | None = None
+        self._ranges: list[Range] | None = None
+        self._patience: float | None = None
+        self._readers: Readers | None = None
         self._letters: Any = None
+        self._schemas: registry.Schemas | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None, "_letters": None}
+        return {**self.__dict__, "_readers": None, "_letters": None, "_schemas": None}
 
     @property
     def endless(self) -> bool:
@@ -49,16 +53,39 @@ class KafkaSource:
             raise PipelineError(f'epochs={epochs}: a topic without until= has no end; give until="latest"')
 
     def splits(self) -> list[Split]:
-        """Raises SourceError where no broker answers, SourceNotFoundError for a topic, SourceError for lost offsets."""
-        return cut(self.ranges(), self.options.batch_size)
+        """Raises SourceError where no broker answers, SourceNotFoundError for a topic, SourceError for lost offsets.
+
+        What "latest" is stays as it was when it was first asked for: a run that begins again ends where it was to end.
+        """
+        self._check_registry()
+        if self._ranges is None:
+            self._ranges = self.ranges()
+        return cut(self._ranges, self.options.batch_size)
+
+    @property
+    def fixed(self) -> list[list[Any]] | None:
+        """For the journal: the offsets that `splits` has found, where the source has an end."""
+        return None if self._ranges is None else [list(one) for one in self._ranges]
+
+    def fix(self, ranges: Sequence[Sequence[Any]]) -> None:
+        """Go on with what an earlier run has found. Offsets that are gone since are noticed where they are read."""
+        self._ranges = [Range(*one) for one in ranges]
 
     def stream(self, wake: Callable[[], None]) -> Stream:
         """In the driver, of an endless source: what cuts it into epochs."""
-        return Stream(self.address, self.options, wake)
+        self._check_registry()
+        made = Stream(self.address, self.options, wake, self._patience)
+        self._patience = self.options.patience  # where the run begins again, the broker has been there
+        return made
+
+    def _check_registry(self) -> None:
+        if registry.is_needed(self.options.decode):
+            registry.check(self.options.registry)
 
     def ranges(self) -> list[Range]:
         """The offsets from `start` to `until`, by partition."""
         brokers, settings = self.address.brokers, self.options.settings
+        client.consumer(brokers, settings, client.Told()).close()  # a setting that is wrong is told before anything starts
         wanted = client.partitions_of(brokers, settings, self.address.topics)
         asking = client.admin(brokers, settings, client.Told())
         committed = client.is_committed(settings)
@@ -79,7 +106,9 @@ class KafkaSource:
             raise PipelineError(f"start={at!r} is for a source without an end; give until=None, or offsets")
 
         starts, stops = place(self.options.start, low), place(self.options.until or "latest", high)
-        problems = [
+        problems = unknown_partitions("start", self.options.start, wanted)
+        problems += unknown_partitions("until", self.options.until, wanted)
+        problems += [
             f"{topic}[{partition}] was to be read from offset {starts[topic, partition]}, and begins at {first}: "
             f"offsets {starts[topic, partition]} to {first - 1} are gone by retention"
             for (topic, partition), first in low.items()
@@ -89,6 +118,12 @@ class KafkaSource:
             f"{topic}[{partition}] was to be read to offset {stops[topic, partition]}, and ends at {last}"
             for (topic, partition), last in high.items()
             if stops[topic, partition] > last
+        ]
+        problems += [
+            f"{topic}[{partition}] was to be read from offset {starts[topic, partition]} to {stop}, which is before it"
+            + (f"; it ends at {high[topic, partition]}" if starts[topic, partition] > high[topic, partition] else "")
+            for (topic, partition), stop in stops.items()
+            if starts[topic, partition] > stop
         ]
         if problems:
             raise SourceError("; ".join(problems))
@@ -102,11 +137,15 @@ class KafkaSource:
     def read(self, split: Split, *, epoch: int) -> Iterator[Any]:
         """The batches of one range of offsets."""
         del epoch
-        if self._reader is None:
-            self._reader = Reader(self.address.brokers, self.options)
+        options = self.options
+        if registry.is_needed(options.decode):
+            self._schemas = self._schemas or registry.Schemas(options.decode, options.registry)
+            options = replace(options, decode=self._schemas)
+        if self._readers is None:
+            self._readers = Readers(self.address.brokers, self.options)
         for wanted in split.pieces:
-            for messages in self._reader.read(wanted, self.options.batch_size):
-                batch = make_batch(messages, self.options, self._poison)
+            for messages in self._readers.read(wanted, self.options.batch_size):
+                batch = make_batch(messages, options, self._poison)
                 if batch is not None:
                     yield batch
         if self._letters is not None and self._letters.flush(self.options.patience):
@@ -114,9 +153,12 @@ class KafkaSource:
 
     def close(self) -> None:
         """In a rank: let go of its connections."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        if self._readers is not None:
+            self._readers.close()
+            self._readers = None
+        if self._schemas is not None:
+            self._schemas.close()
+            self._schemas = None
 
     def _poison(self, message: Any, error: Exception) -> None:
         if self.options.poison == "fail":

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ghee.errors import GheeError, PipelineError, SourceError, TransactionError
+from ghee.errors import GheeError, PipelineError, SourceError, SourceNotFoundError, TransactionError
 from ghee.io.kafka import client
 from ghee.io.kafka.client import Partition
-from ghee.io.kafka.options import Address, ReadOptions, offset_of
+from ghee.io.kafka.oldest import Oldest
+from ghee.io.kafka.options import Address, ReadOptions, offset_of, unknown_partitions
 from ghee.io.kafka.ranges import Range
 
 CUT_OFFSETS = (1 << 12, 1 << 16, 1 << 18)
@@ -40,13 +41,18 @@ LOOK_SECONDS = 1.0
 
 POLL_SECONDS = 0.05
 
+PARTITIONS_SECONDS = 10.0
+"""How often it is looked whether topics have more partitions, and patterns more topics."""
+
 
 class Stream:
     """Cuts the partitions of this run into ranges. `begin` first; `close` ends its thread and leaves the group."""
 
-    def __init__(self, address: Address, options: ReadOptions, wake: Callable[[], None]) -> None:
-        """`wake` is called from the thread when `take` has something."""
-        self._address, self._options, self._wake = address, options, wake
+    def __init__(
+        self, address: Address, options: ReadOptions, wake: Callable[[], None], patience: float | None = None
+    ) -> None:
+        """`wake` is called from the thread when `take` has something. `patience`: seconds for the broker to answer first."""
+        self._address, self._options, self._wake, self._patience = address, options, wake, patience
         self._told = client.Told()
         self._change = threading.Condition()
         self._closed = False
@@ -60,9 +66,12 @@ class Stream:
         self._ends: dict[Partition, int] = {}
         self._since: float | None = None
         self._looked = 0.0
+        self._counted = time.monotonic()
+        self._begun_with: set[Partition] = set()
         self._size = max(CUT_OFFSETS[1], options.batch_size)
         self._transactions = False
         self._consumer: Any = None
+        self._oldest: Oldest | None = None
         self._thread = threading.Thread(target=self._run, name="ghee kafka", daemon=True)
 
     def begin(self, ends: Mapping[Partition, int], *, transactions: bool = False) -> None:
@@ -72,8 +81,12 @@ class Stream:
         """
         self._ends, self._transactions = dict(ends), transactions
         brokers, settings = self._address.brokers, self._options.settings
-        wanted = client.partitions_of(brokers, settings, self._address.topics)
+        wanted = client.partitions_of(brokers, settings, self._address.topics, self._patience)
+        if problems := unknown_partitions("start", self._options.start, wanted):
+            raise SourceError(f"{self._address.url}: {problems[0]}")
+        self._begun_with = set(wanted)
         self._admin = client.admin(brokers, settings, self._told)
+        self._oldest = Oldest(self._address, self._options)
         if self._options.group is None:
             self._own(wanted, {})
         else:
@@ -81,6 +94,7 @@ class Stream:
                 brokers, settings, self._told, **{
                     "group.id": self._options.group, "partition.assignment.strategy": "cooperative-sticky",
                     "queued.max.messages.kbytes": 1024, "isolation.level": "read_committed",
+                    "topic.metadata.refresh.interval.ms": int(PARTITIONS_SECONDS * 1000),
                 },
             )  # fmt: skip
             self._consumer.subscribe(
@@ -137,6 +151,10 @@ class Stream:
                 if (topic, partition) in self._next
             }
 
+    def oldest(self) -> float | None:
+        """How old the oldest message is that is not acknowledged, in seconds."""
+        return self._oldest.age() if self._oldest is not None and any(self.lag().values()) else None
+
     def close(self) -> None:
         """Commit what was acknowledged and leave the group. May be called more than once."""
         with self._change:
@@ -151,13 +169,16 @@ class Stream:
         try:
             while not self._closed:
                 if self._consumer is not None:
-                    self._consumer.poll(POLL_SECONDS)
+                    self._heard(self._consumer.poll(POLL_SECONDS))
                 else:
                     time.sleep(POLL_SECONDS)  # without a group nothing is polled: the topic's end is looked at now and then
                 self._check_told()
                 self._commit()
                 if time.monotonic() - self._looked > LOOK_SECONDS:
                     self._look()
+                self._look_at_oldest()
+                if self._consumer is None and time.monotonic() - self._counted > PARTITIONS_SECONDS:
+                    self._look_for_partitions()
                 if self._asked:
                     self._cut()
         except BaseException as error:
@@ -167,6 +188,8 @@ class Stream:
         finally:
             if self._consumer is not None:
                 self._end_membership()
+            if self._oldest is not None:
+                self._oldest.close()
 
     def _end_membership(self) -> None:
         try:
@@ -174,6 +197,22 @@ class Stream:
             self._consumer.close()
         except client.library().KafkaException as error:
             print(f"ghee: the group {self._options.group} was not left in order: {error}", flush=True)
+
+    def _heard(self, message: Any) -> None:
+        """Nothing is fetched here, so what comes is news of the group: what does not pass ends the run."""
+        error = None if message is None else message.error()
+        if error is None:
+            return
+        kinds = client.library().KafkaError
+        if error.code() == kinds.INCONSISTENT_GROUP_PROTOCOL:
+            raise SourceError(
+                f"{self._address.url}: the group {self._options.group} has members that share partitions in another way. "
+                "Give this run a group of its own, or those partition.assignment.strategy=cooperative-sticky"
+            )
+        if error.code() in (kinds.UNKNOWN_TOPIC_OR_PART, kinds._UNKNOWN_TOPIC, kinds._UNKNOWN_PARTITION):
+            self._look_for_partitions()
+        elif error.code() not in (kinds._PARTITION_EOF, kinds._MAX_POLL_EXCEEDED, *_passing()) and not error.retriable():
+            raise SourceError(f"{self._address.url}: the group {self._options.group} cannot be followed: {error.str()}")
 
     def _check_told(self) -> None:
         if self._told.fatal or self._told.refused:
@@ -205,6 +244,24 @@ class Stream:
         with self._change:
             self._high.update(high)
         return high
+
+    def _look_for_partitions(self) -> None:
+        """Without a group new ones are this run's. Raises SourceNotFoundError where a topic is not there any more."""
+        self._counted = time.monotonic()
+        try:
+            found = client.partitions_of(self._address.brokers, self._options.settings, self._address.topics)
+        except SourceNotFoundError:
+            raise
+        except SourceError:  # the broker is away: it is looked again
+            return
+        if self._consumer is None:
+            self._own([one for one in found if one not in self._next], {})
+
+    def _look_at_oldest(self) -> None:
+        assert self._oldest is not None
+        with self._change:
+            behind = {one: at for one in self._next if (at := self._acked.get(one, 0)) < self._high.get(one, 0)}
+        self._oldest.look(behind)
 
     def _waits(self, rows: int) -> bool:
         """Whether it is better to wait a little for a whole batch."""
@@ -270,6 +327,8 @@ class Stream:
         """These partitions are this run's: from what was committed on, or cut by an earlier run, or from `start`."""
         low = self._offsets_at(partitions, "earliest")
         first = self._first(partitions, low)
+        high = self._offsets_at(partitions, "latest", committed=False)
+        first |= {one: low[one] for one in partitions if one not in self._begun_with}  # `start` was before there was one
         for one in partitions:
             at, cut = committed.get(one, -1), self._ends.get(one, -1)
             at = cut if at < 0 or (cut > at and not self._transactions) else at
@@ -280,17 +339,22 @@ class Stream:
                     raise SourceError(f'{lost}. Nothing was skipped; lost="skip" goes on at {low[one]} and says so')
                 print(f"ghee: {lost}; going on at {low[one]}", flush=True)
                 at = low[one]
+            if at > high[one]:
+                raise SourceError(
+                    f"{one[0]}[{one[1]}] was to be read from offset {at}, and ends at {high[one]}"
+                    + (": the group has committed it; was the topic made anew?" if at == committed.get(one) else "")
+                )
             with self._change:
                 self._next[one] = at
                 self._acked[one] = max(committed.get(one, 0), low[one])
                 self._committed[one] = committed.get(one, -1)
 
-    def _offsets_at(self, partitions: Sequence[Partition], at: str | int) -> dict[Partition, int]:
+    def _offsets_at(self, partitions: Sequence[Partition], at: str | int, *, committed: bool = True) -> dict[Partition, int]:
         """Where partitions begin or end; a broker that is away while the run goes on is waited for."""
         began = time.monotonic()
         while True:
             try:
-                return client.offsets_at(self._admin, partitions, at, True)
+                return client.offsets_at(self._admin, partitions, at, committed)
             except SourceError:
                 waiting = self._thread.is_alive() and not self._closed
                 if not waiting or time.monotonic() - began > self._options.patience:

@@ -34,6 +34,7 @@ from ghee.io.sinks.staging import (
     write_file,
 )
 from ghee.io.sinks.writer import FileWriter
+from ghee.io.stores.conditional import Overtaken, put_in_place, version
 from ghee.io.stores.patience import FIRST_PATIENCE, PATIENCE, first_line, patiently
 
 VERSION = 1
@@ -165,6 +166,7 @@ class FileSink:
             options.rows_per_file,
             options.partition_by,
             file_size=options.file_size,
+            patience=options.patience,
         )
 
     def publish(self, parts: Sequence[PartFile]) -> None:
@@ -174,17 +176,41 @@ class FileSink:
         if self._is_published:
             self.abort()
             return
-        with self._failing("publish"), target_lock(self._place.filesystem, self.target):
-            self._check_parts(staging, parts)
-            old = self._old_files()
-            self._check_old(old)
-            self._check_schemas(staging, parts, old)
-            remove = old if self._options.mode == "overwrite" else []
-            self._move_in(staging, parts, remove)
-            # From here on the output is published; what is left is to remove the old.
-            remove_files(self._place.filesystem, self.target, remove)
-            staging.clear()
+        again = False
+
+        def publish() -> None:
+            nonlocal again
+            with self._failing("publish"), target_lock(self._place.filesystem, self.target):
+                while not (again and self._taken_back(staging)):
+                    again = True
+                    try:
+                        self._publish(staging, parts)
+                    except Overtaken:  # by another run: what it has published is looked at as if it had been there
+                        continue
+                    return
+
+        patiently(publish, self._options.patience, self._place.given)
         self._staging = None
+
+    def _taken_back(self, staging: Staging) -> bool:
+        """After a publish that was broken off: finished if its manifest is there, else taken back (False)."""
+        if staging.token in tokens(read_manifest(self._place.filesystem, self.target)):
+            staging.clear()
+            return True
+        staging.take_back()
+        return False
+
+    def _publish(self, staging: Staging, parts: Sequence[PartFile]) -> None:
+        self._check_parts(staging, parts)
+        seen = version(self._place.filesystem, posixpath.join(self.target, MANIFEST))
+        old = self._old_files()
+        self._check_old(old)
+        self._check_schemas(staging, parts, old)
+        remove = old if self._options.mode == "overwrite" else []
+        self._move_in(staging, parts, remove, seen)
+        # From here on the output is published; what is left is to remove the old.
+        remove_files(self._place.filesystem, self.target, remove)
+        staging.clear()
 
     def abort(self) -> None:
         staging, self._staging = self._staging, None
@@ -264,7 +290,7 @@ class FileSink:
         if problems:
             raise SinkError(f"{self._place.given}: the files cannot be read as one table:" + listed(problems))
 
-    def _move_in(self, staging: Staging, parts: Sequence[PartFile], remove: list[str]) -> None:
+    def _move_in(self, staging: Staging, parts: Sequence[PartFile], remove: list[str], seen: str | None) -> None:
         filesystem = self._place.filesystem
         add = [part.path for part in parts]
         intent = {"token": staging.token, "add": add, "remove": remove}
@@ -279,7 +305,7 @@ class FileSink:
             sync_folder(filesystem, folder)
         ready = posixpath.join(staging.path, MANIFEST)
         write_file(filesystem, ready, json.dumps(self._manifest(staging.token, parts), indent=1).encode())
-        filesystem.move(ready, posixpath.join(self.target, MANIFEST))
+        put_in_place(filesystem, ready, posixpath.join(self.target, MANIFEST), seen)
         sync_folder(filesystem, self.target)
 
     def _manifest(self, token: str, parts: Sequence[PartFile]) -> dict[str, Any]:

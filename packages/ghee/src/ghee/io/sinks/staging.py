@@ -21,7 +21,8 @@ import pyarrow.fs as pafs
 
 from ghee.errors import SinkError
 from ghee.io.location import is_local
-from ghee.io.manifest import INTENT, OWNER, STAGING, load_json, read_manifest, tokens
+from ghee.io.manifest import INTENT, OWNER, STAGING, load_note, read_manifest, tokens
+from ghee.io.stores.uploads import end_uploads
 
 DATA = "data"
 
@@ -61,7 +62,7 @@ class Staging:
     def take_back(self) -> None:
         """Moves what a publish that was cut in the middle had put into the target back to where it came from."""
         filesystem, intent = self.filesystem, posixpath.join(self.path, INTENT)
-        said = load_json(filesystem, intent)
+        said = load_note(filesystem, intent)
         if said is None:
             return
         paths = [(posixpath.join(self.target, name), posixpath.join(self.data, name)) for name in said["add"]]
@@ -80,6 +81,7 @@ class Staging:
         for info in self.filesystem.get_file_info(pafs.FileSelector(self.data, recursive=True, allow_not_found=True)):
             if info.type == pafs.FileType.File and info.path not in kept:
                 self.filesystem.delete_file(info.path)
+        end_uploads(self.filesystem, self.data)
 
     def release(self) -> None:
         """Leaves the folder to a run that goes on. A publish that reached its manifest is finished all the same."""
@@ -117,7 +119,7 @@ def adopt_staging(filesystem: Any, target: str, token: str) -> Staging | None:
     """
     staging = Staging(filesystem, target, token, None)
     owner = posixpath.join(staging.path, OWNER)
-    if load_json(filesystem, owner) is None:
+    if load_note(filesystem, owner) is None:
         return None
     if is_local(filesystem):
         lock = os.open(owner, os.O_RDONLY | os.O_CLOEXEC)
@@ -127,7 +129,7 @@ def adopt_staging(filesystem: Any, target: str, token: str) -> Staging | None:
             os.close(lock)
             raise SinkError(f"{target} is being written by another process: the run is going on there") from None
         return Staging(filesystem, target, token, lock)
-    said = load_json(filesystem, owner)
+    said = load_note(filesystem, owner)
     if said["host"] == socket.gethostname() and said["pid"] != os.getpid() and _is_alive(filesystem, owner):
         raise SinkError(f"{target} is being written by process {said['pid']}: the run is going on there")
     write_file(filesystem, owner, json.dumps(_myself()).encode())
@@ -160,7 +162,7 @@ def _is_alive(filesystem: Any, owner: str) -> bool:
         finally:
             os.close(lock)
         return False
-    said = load_json(filesystem, owner)
+    said = load_note(filesystem, owner)
     if said == NOBODY:
         return False
     if said is None or said["host"] != socket.gethostname():
@@ -176,10 +178,11 @@ def _is_alive(filesystem: Any, owner: str) -> bool:
 
 def clear(filesystem: Any, target: str, staging: str) -> None:
     """Removes a staging. A publish that reached its manifest is finished; one that did not is taken back."""
-    intent = load_json(filesystem, posixpath.join(staging, INTENT))
+    intent = load_note(filesystem, posixpath.join(staging, INTENT))
     if intent is not None:
         done = intent["token"] in tokens(read_manifest(filesystem, target))
         remove_files(filesystem, target, intent["remove" if done else "add"])
+    end_uploads(filesystem, staging)
     with suppress(FileNotFoundError):
         filesystem.delete_dir(staging)
 

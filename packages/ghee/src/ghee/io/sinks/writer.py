@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import io
-import os
 import posixpath
 import sys
 import time
@@ -23,10 +20,11 @@ from ghee.errors import BatchError, GheeError, SinkError
 from ghee.io.arrays import from_numpy
 from ghee.io.contract import PartFile
 from ghee.io.listing import HIVE_NULL
-from ghee.io.location import is_local
 from ghee.io.schema import conform, promote
 from ghee.io.sinks.formats import WRITERS
+from ghee.io.sinks.stream import HashingStream
 from ghee.io.sinks.table import as_table
+from ghee.io.stores.patience import PATIENCE, first_line, patiently
 
 # Batches are small and row groups should not be: rows are gathered up to so many per file, bytes per writer.
 GATHER_ROWS = 1 << 17
@@ -44,7 +42,7 @@ class FileWriter:
 
     def __init__(
         self, filesystem: Any, folder: str, rank: int, format: str, rows_per_file: int, partition_by: tuple[str, ...],
-        clock: Callable[[], float] = time.monotonic, file_size: int | None = None,
+        clock: Callable[[], float] = time.monotonic, file_size: int | None = None, patience: float = PATIENCE,
     ) -> None:  # fmt: skip
         self._filesystem = filesystem
         self._folder = folder
@@ -52,6 +50,7 @@ class FileWriter:
         self._kind = WRITERS[format]
         self._rows_per_file = rows_per_file
         self._file_size = file_size or sys.maxsize
+        self._patience = patience
         self._keys = partition_by
         self._schema: Any = None
         self._open: OrderedDict[str, _Part] = OrderedDict()
@@ -176,8 +175,9 @@ class FileWriter:
         self._count += 1
         with self._storing(path):
             if folder:
-                self._filesystem.create_dir(posixpath.join(self._folder, folder), recursive=True)
-            stream = _HashingStream(self._filesystem, posixpath.join(self._folder, path))
+                below = posixpath.join(self._folder, folder)
+                patiently(lambda: self._filesystem.create_dir(below, recursive=True), self._patience, below)
+            stream = HashingStream(self._filesystem, posixpath.join(self._folder, path), self._patience)
             self._open[folder] = _Part(path, stream, self._kind(stream, self._schema))
         return self._open[folder]
 
@@ -198,7 +198,7 @@ class FileWriter:
         except GheeError:
             raise
         except (OSError, pa.ArrowException) as error:
-            raise SinkError(f"{posixpath.join(self._folder, path)} cannot be written: {error}") from error
+            raise SinkError(f"{posixpath.join(self._folder, path)} cannot be written: {first_line(error)}") from error
 
     def _partitioned(self, table: Any) -> Iterator[tuple[str, Any]]:
         """(folder, rows) per combination of the partition columns' values, rows in their order."""
@@ -263,7 +263,7 @@ def _checked(kind: Any, schema: Any) -> Any:
 class _Part:
     """An open part file, and the rows that are gathered for its next row group."""
 
-    def __init__(self, path: str, stream: _HashingStream, tables: Any) -> None:
+    def __init__(self, path: str, stream: HashingStream, tables: Any) -> None:
         self.path = path
         self.stream = stream
         self.rows = 0
@@ -306,43 +306,3 @@ def _copied(batch: Any) -> tuple[Any, int]:
     data = buffer.getvalue()
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all(), data.size
-
-
-class _HashingStream(io.RawIOBase):
-    """A new file that is hashed while it is written. `finish` has it on the disk when it returns (a local one)."""
-
-    def __init__(self, filesystem: Any, path: str) -> None:
-        super().__init__()
-        self._local = is_local(filesystem)
-        # "x": two writers never share a name, and if they did, none may overwrite the other's rows.
-        self._file: Any = open(path, "xb", buffering=1 << 20) if self._local else filesystem.open_output_stream(path)  # noqa: SIM115
-        self._hash = hashlib.sha256()
-        self._size = 0
-        self._abandoned = False
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        if not self._abandoned:
-            self._file.write(view)
-            self._hash.update(view)
-        self._size += view.nbytes
-        return view.nbytes
-
-    def tell(self) -> int:
-        return self._size
-
-    def finish(self) -> tuple[int, str]:
-        if self._local:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        return self._size, f"sha256:{self._hash.hexdigest()}"
-
-    def abandon(self) -> None:
-        """Closes the file; what a format's writer still writes at its own end goes nowhere."""
-        self._abandoned = True
-        with suppress(OSError):
-            self._file.close()

@@ -121,6 +121,10 @@ class HdfsHandler(pafs.FileSystemHandler):  # type: ignore[misc]
     def move(self, src: str, dest: str) -> None:
         self._ask(src, lambda client: client.rename(src, dest, True))
 
+    def move_new(self, src: str, dest: str) -> None:
+        """A move to where nothing is; FileExistsError is the name node's own, so only one of two can get there."""
+        self._ask(src, lambda client: client.rename(src, dest, False))
+
     def copy_file(self, src: str, dest: str) -> None:
         with self.open_input_stream(src) as source, self.open_output_stream(dest, None) as target:
             while data := source.read(8 * BUFFER):

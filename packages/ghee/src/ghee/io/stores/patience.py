@@ -23,7 +23,7 @@ _PASSING = re.compile(
     r"connection (refused|reset|aborted|closed)|broken pipe|timed? ?out|unreachable|disconnected|end of file|"
     r"temporarily unavailable|max retries exceeded|"
     r"safe ?mode|standbyexception|retriableexception|datatransfererror|datanode connection|all datanodes failed|"
-    r"could only be written to 0 of the|blocksnotfound|"
+    r"could only be written to 0 of the|blocksnotfound|failed to complete file in time|"
     r"network_connection|slow_down|slowdown|service_unavailable|internal_failure|internal_error|request_timeout|"
     r"request_expired|throttl|curlcode: (6|7|18|28|35|52|55|56)\b|http response code: 50[0234]",
     re.IGNORECASE,
@@ -84,7 +84,7 @@ class Patience:
         if self._since is None:
             self._since = time.monotonic()
             say(f"{self._what} is away ({first_line(error)}); waiting for up to {self._seconds:.0f} s")
-        time.sleep(pause)
+        time.sleep(pause)  # a store that is away tells nobody when it is back
 
     def back(self) -> None:
         """Say that it is there again, if it was away."""

@@ -20,6 +20,10 @@ class BPRNetwork(nn.Module):
         self.l2 = l2
 
     def forward(self, users: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+        """The mean loss of indices: users and positives (rows,), negatives (rows, n), each of which counts 1/n.
+
+        With `l2` > 0 half the mean squared norm of the vectors of a row is added, times `l2`.
+        """
         u, p, n = self.users(users), self.items(positives), self.items(negatives)
         margin = (u * p).sum(-1, keepdim=True) - (u[:, None] * n).sum(-1)
         loss = nn.functional.softplus(-margin).mean()

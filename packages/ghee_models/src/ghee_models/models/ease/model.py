@@ -24,6 +24,7 @@ class EASE(ClosedFormRecommender[Config]):
     _b: Scores
 
     def fit(self) -> None:
+        """Computes B, (items, items) float32, in O(items^3) time. Raises TrainingError above `max_items` items."""
         n = self.items.size
         if n > self.config.max_items:
             raise TrainingError(

@@ -23,6 +23,7 @@ class ItemKNN(ClosedFormRecommender[Config]):
     _similar: sp.csr_matrix
 
     def fit(self) -> None:
+        """Computes s by blocks of items as a sparse (items, items) matrix with at most `neighbours` entries a row."""
         matrix = self._interactions().tocsc()
         counts = np.sqrt(np.asarray(matrix.sum(0)).ravel())
         data, rows, columns = [], [], []
@@ -49,6 +50,7 @@ class ItemKNN(ClosedFormRecommender[Config]):
         return sp.csr_matrix((ones, (pairs.users, pairs.items)), shape=(self.users.size, self.items.size))
 
     def scores(self, users: Indices) -> Scores:
+        """score(u, .) = x_u s', where x_u marks the items of u: (users, items) float32."""
         row, item = self.pairs.of_users(users)
         ones = np.ones(len(row), dtype=np.float32)
         history = sp.csr_matrix((ones, (row, item)), shape=(len(users), self.items.size))

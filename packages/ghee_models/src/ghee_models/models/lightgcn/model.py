@@ -21,6 +21,7 @@ class LightGCN(EmbeddingRecommender[Config]):
     card = CARD
 
     def build(self) -> nn.Module:
+        """The layer-0 vectors as drawn, and the graph of the state's distinct pairs."""
         c = self.config
         network = LightGCNNetwork(self.users.size, self.items.size, c.dim, c.layers, c.l2)
         users, items = (torch.from_numpy(side).long() for side in (self.pairs.users, self.pairs.items))

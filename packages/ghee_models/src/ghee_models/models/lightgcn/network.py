@@ -65,6 +65,7 @@ class LightGCNNetwork(nn.Module):
         return total / (self.layers + 1)
 
     def forward(self, users: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+        """The mean loss of indices: users and positives (rows,), negatives (rows, n), each of which counts 1/n."""
         vectors = self.vectors()
         rows = torch.cat([users, positives + self.n_users, (negatives + self.n_users).reshape(-1)])
         found = vectors.index_select(0, rows)
