@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import pyarrow as pa
 import pytest
+import torch
 from batch_types import BATCHES, overwrite, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,120 @@ def test_a_slice_takes_only_its_own_rows_along() -> None:
     for batch in (whole.slice(500_000, 10), pa.Table.from_batches([whole]).slice(500_000, 10)):
         assert encode(batch).size < 10_000
         assert travel(batch).equals(batch)
+
+
+N = 50_000
+words = pa.array([None if number % 5 == 0 else f"text number {number}" for number in range(N)])
+numbers = pa.array(range(N))
+codes = pa.array(["a", "b"] * (N // 2)).dictionary_encode()
+ends = pa.array(range(0, N + 1, 2), pa.int32())
+halves = pa.array([0, 1] * (N // 2), pa.int8())
+
+ARROW = {
+    "numbers": numbers,
+    "words": words,
+    "large": words.cast(pa.large_string()),
+    "view": words.cast(pa.string_view()),
+    "dictionary": codes,
+    "null": pa.nulls(N),
+    "list": pa.ListArray.from_arrays(ends, words),
+    "list of dictionary": pa.ListArray.from_arrays(ends, codes),
+    "list view": pa.ListViewArray.from_arrays(ends[:-1], pa.array([2] * (N // 2), pa.int32()), words),
+    "fixed list": pa.FixedSizeListArray.from_arrays(numbers, 2),
+    "struct": pa.StructArray.from_arrays([codes, words], ["k", "x"]),
+    "struct of view": pa.StructArray.from_arrays([words.cast(pa.string_view())], ["v"]),
+    "map": pa.MapArray.from_arrays(ends, numbers, codes),
+    "sparse union": pa.UnionArray.from_sparse(halves, [numbers, words]),
+    "dense union": pa.UnionArray.from_dense(halves, pa.array(range(N), pa.int32()), [numbers, words]),
+    "run ends": pa.RunEndEncodedArray.from_arrays(pa.array(range(2, 2 * N + 2, 2), pa.int32()), numbers),
+    "extension": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"x" * 16] * N, pa.binary(16))),
+}
+
+
+@pytest.mark.parametrize("kind", ARROW)
+@given(start=st.integers(0, N // 2), length=st.integers(0, 30))
+@settings(max_examples=15, deadline=None)
+def test_a_slice_of_any_arrow_type_arrives_without_its_parent(kind: str, start: int, length: int) -> None:
+    part = ARROW[kind].slice(start, length)
+    batch = pa.record_batch({"x": part})
+    for sent in (part, pa.chunked_array([part, part]), batch, pa.Table.from_batches([batch])):
+        assert encode(sent).size < 10_000
+        arrived = travel(sent)
+        assert type(arrived) is type(sent)
+        assert arrived.equals(sent)
+        assert (arrived.schema if hasattr(sent, "schema") else arrived.type) == (
+            sent.schema if hasattr(sent, "schema") else sent.type
+        )
+
+
+@pytest.mark.parametrize("make", [pa.record_batch, pa.table])
+def test_rows_without_columns(make: Any) -> None:
+    assert travel(make({"x": [1, 2, 3]}, metadata={"a": "b"}).select([])).num_rows == 3
+
+
+class Local(torch.Tensor):
+    """A subclass without rules of its own."""
+
+
+def test_tensors_of_every_layout() -> None:
+    image = torch.arange(120.0).reshape(2, 3, 4, 5)
+    for sent in (image.to(memory_format=torch.channels_last), image.permute(3, 0, 2, 1), image.as_subclass(Local)[:1]):
+        arrived = travel(sent)
+        assert type(arrived) is type(sent)
+        assert arrived.stride() == sent.stride()
+        assert torch.equal(arrived, sent)
+    sliced = travel(image.to(memory_format=torch.channels_last)[:, :, ::2])
+    assert sliced.is_contiguous(memory_format=torch.channels_last)
+    for sent in (torch.ones(5, dtype=torch.complex64).conj(), torch.eye(9).to_sparse(), torch.eye(9).to_sparse_csr()):
+        arrived = travel(sent)
+        assert arrived.layout is sent.layout
+        assert torch.equal(arrived.to_dense(), sent.resolve_conj().to_dense())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_and_nested_tensors() -> None:
+    whole = torch.arange(100_000.0)
+    by_tensor = torch.quantize_per_tensor(whole, 0.5, 1, torch.qint8)
+    by_channel = torch.quantize_per_channel(torch.eye(3), torch.ones(3), torch.zeros(3), 0, torch.quint8)
+    for sent in (by_tensor, by_tensor[7:12], by_channel):
+        arrived = travel(sent)
+        assert arrived.is_quantized
+        assert arrived.qscheme() == sent.qscheme()
+        assert torch.equal(arrived.dequantize(), sent.dequantize())
+    assert encode(by_tensor[7:12]).size < 2_000
+    for layout in (torch.strided, torch.jagged):
+        nested = torch.nested.nested_tensor([torch.ones(3), torch.zeros(5)], layout=layout)
+        arrived = travel(nested)
+        assert arrived.layout is layout
+        assert [part.tolist() for part in arrived.unbind()] == [[1.0] * 3, [0.0] * 5]
+        assert rows_of(nested) == 2
+
+
+def test_kinds_of_numpy_arrays(tmp_path: Any) -> None:
+    rows = 20_000
+    mapped = numpy.memmap(tmp_path / "map", "f8", "w+", shape=(rows,))
+    masked = numpy.ma.masked_array(numpy.arange(rows), numpy.arange(rows) % 2, fill_value=7)
+    records = numpy.rec.fromarrays([numpy.arange(rows), numpy.arange(rows) * 1.0], names="a,b")
+    strings = numpy.array(["ü", "a longer text"] * (rows // 2), numpy.dtypes.StringDType())
+    for sent in (mapped, masked, records, strings, numpy.asmatrix(numpy.eye(100)), strings.reshape(-1, 4).T, masked[3:5]):
+        encoded, arrived = encode(sent), travel(sent)
+        assert len(encoded.header) < 1_000
+        assert type(arrived) is type(sent)
+        assert (arrived.dtype, arrived.shape) == (sent.dtype, sent.shape)
+        assert arrived.tolist() == sent.tolist()
+    assert travel(masked).fill_value == 7
+    assert travel(records).b[3] == 3.0
+    missing = numpy.array(["a", None], numpy.dtypes.StringDType(na_object=None))
+    assert travel(missing).tolist() == ["a", None]
+
+
+def test_a_type_that_only_this_place_knows_holds_a_slice() -> None:
+    class Mine:
+        def __init__(self, x: Any) -> None:
+            self.x = x
+
+    assert encode(Mine(numbers.slice(5, 10))).size < 10_000
+    assert travel(Mine(numbers.slice(5, 10))).x.equals(numbers.slice(5, 10))
 
 
 dtypes = st.one_of(
@@ -104,6 +219,7 @@ def test_what_cannot_be_pickled_is_named() -> None:
     [
         (numpy.zeros((4, 2)), 4), ({"n": 3, "x": numpy.zeros(5)}, 5), ((1, numpy.zeros(6)), 6), ([1, 2], 2), ("text", 1),
         (None, 1), ({}, 1), (numpy.array(3), 1), (pa.table({"x": [1, 2, 3]}), 3), ({"x": {"y": numpy.zeros(7)}}, 7),
+        ({"x": pa.array([1, 2])}, 2), ({"shape": [3, 4, 4], "image": numpy.zeros((8, 2))}, 8), ({"words": ["a", "b"]}, 2),
     ],
 )  # fmt: skip
 def test_rows(batch: Any, rows: int) -> None:

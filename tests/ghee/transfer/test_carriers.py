@@ -14,7 +14,9 @@ from typing import Any
 
 import batch_types
 import numpy
+import pyarrow as pa
 import pytest
+import torch
 import zmq
 import zmq.utils.monitor
 from batch_types import BATCHES, overwrite, same
@@ -25,9 +27,11 @@ import ghee
 from ghee.codec import decode, encode
 from ghee.launch.local import LocalLauncher
 from ghee.transfer import shm
+from ghee.transfer.arena import Arena
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.frames import FrameStore
 from ghee.transfer.inproc import CopyStore, Exchange
+from ghee.transfer.memory import ALIGNMENT
 from ghee.transfer.shm import SharedStore
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
@@ -151,11 +155,67 @@ def test_shared_slots_under_any_order_of_events(plan: list[tuple[int, int]], ran
         for name, store in receivers.items():
             for _, places in store.freed():
                 sender.give_back(name, places)
-        assert all(slot.users == 0 for slot in sender._slots.values())
+        assert not sender._batches
+        assert sender._arena.used == 0
+        assert sender._arena.held <= sender._arena.most_used
     finally:
         held.clear()
         for store in (sender, *receivers.values()):
             store.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 9_000, 70_000, 20 << 20], ids=str)
+@pytest.mark.parametrize("receivers", [1, 2])
+def test_every_buffer_arrives_aligned(peers: Callable[[], Peer], size: int, receivers: int) -> None:
+    """Whatever the sizes of the others beside it; 20 MiB go over TCP in pieces."""
+    sender, others = peers(), [peers() for _ in range(receivers)]
+    for odd in (1, 3, 4 + size):
+        batch = {"odd": numpy.ones(odd, numpy.uint8), "x": numpy.arange(10.0), "t": torch.ones(size, dtype=torch.int8)}
+        batch["arrow"] = pa.array(range(5))
+        sender.send(batch, *others)
+        for other in others:
+            arrived = other.receive()
+            addresses = [arrived["odd"].ctypes.data, arrived["x"].ctypes.data, arrived["arrow"].buffers()[1].address]
+            addresses += [arrived["t"].data_ptr()] if size else []
+            assert [address % ALIGNMENT for address in addresses] == [0] * len(addresses)
+
+
+sizes = st.lists(st.integers(1, 400 << 10), min_size=1, max_size=60)
+
+
+@given(sizes, st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_the_arena_holds_no_more_than_was_in_use_at_once(sizes: list[int], random: Any) -> None:
+    arena, live, most = Arena(), [], 0
+    try:
+        for number, size in enumerate(sizes):
+            block = arena.take(size)
+            block.memory[:] = bytes([number]) * block.size
+            live.append((number, block))
+            most = max(most, sum(block.size for _, block in live))
+            assert os.fstat(arena.descriptor).st_blocks * 512 <= most
+            assert all(block.memory == bytes([number]) * block.size for number, block in live)
+            while live and random.random() < 0.6:
+                arena.give_back(live.pop(random.randrange(len(live)))[1])
+    finally:
+        arena.close()
+
+
+def test_memory_is_flat_where_sizes_vary() -> None:
+    """Batches of 1 to 16 MiB in turn, never more than 32 MiB at once."""
+    store, flight = SharedStore(), 32 << 20
+    try:
+        for size in (1 << 20, 2 << 20, 4 << 20, 8 << 20, 16 << 20) * 2:
+            live: list[Any] = []
+            for _ in range(2 * flight // size):
+                if len(live) * size >= flight:
+                    store.drop(live.pop(0))
+                live.append(store.put(encode(numpy.ones(size - 4096, numpy.uint8)), 1))
+                assert memory_of_memfds() <= flight
+            for parcel in live:
+                store.drop(parcel)
+    finally:
+        store.close()
 
 
 def test_the_sender_may_go_on_with_its_arrays(peers: Callable[[], Peer]) -> None:
@@ -223,7 +283,7 @@ def memory_of_memfds() -> int:
         try:
             if "memfd:ghee" in os.readlink(f"/proc/self/fd/{entry}"):
                 status = os.stat(f"/proc/self/fd/{entry}")
-                found[status.st_ino] = status.st_size
+                found[status.st_ino] = status.st_blocks * 512
         except OSError:
             continue
     return sum(found.values())
@@ -372,7 +432,7 @@ def test_a_wrong_note_is_told_from_a_sender_that_has_died() -> None:
     receiver = SharedStore()
     try:
         os.read(ready[0], 1)
-        wrong = shm._Note(child, 9_999, 0, 1 << 20, ((0, 1 << 20),), False)
+        wrong = shm._Note(child, 9_999, (0, 1 << 20), 0, 1 << 20, ((0, 1 << 20),), False)
         with pytest.raises(ValueError, match=f"descriptor 9999 of process {child}, which lives and has it not"):
             receiver.open("", wrong, [])
         os.write(go_on[1], b".")

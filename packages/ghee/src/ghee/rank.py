@@ -17,7 +17,7 @@ from typing import Any
 
 import cloudpickle
 
-from ghee import context, failure
+from ghee import context, failure, forked
 from ghee.checkpoints import Checkpoints
 from ghee.codec import rows_of
 from ghee.errors import BatchError, CancelledError, TransactionError
@@ -57,7 +57,7 @@ def run_rank(
         if inline:
             clock = time.pthread_getcpuclockid(threading.get_ident())
             manager.cpu_clock = functools.partial(time.clock_gettime, clock)
-        result = _RUNNERS[task.kind](manager, task, place)
+        result = _run_unless_forked(manager, task, place)
         manager.tell(m.Returned(manager.rank, _dump(result, task)))
         manager.wait_for_stop()
     except CancelledError:
@@ -68,6 +68,19 @@ def run_rank(
         manager.wait_for_stop()
     finally:
         context.leave()
+
+
+def _run_unless_forked(manager: TransferManager, task: RankTask, place: _Where) -> object:
+    """Call the function; a child that it has forked, and that comes out of it too, goes no further."""
+    pid, error = os.getpid(), None
+    try:
+        return _RUNNERS[task.kind](manager, task, place)
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        if os.getpid() != pid:
+            forked.leave(error)
 
 
 def _load(blob: bytes) -> RankTask:

@@ -47,7 +47,9 @@ class Parcel:
 class Store(Protocol):
     """Where the bytes of batches lie between two ranks.
 
-    What `open` returns is writable and the receiver's own: writing to it changes no other rank's batch.
+    What `open` returns is writable and the receiver's own: writing to it changes no other rank's batch. Each buffer begins
+    at a multiple of `memory.ALIGNMENT` bytes, whatever the size of the batch. A process that the receiver forks has the
+    batches that lie open as they are at that moment, and no write of either is seen by the other.
     """
 
     def put(self, encoded: Encoded, receivers: int) -> Parcel:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ghee.codec import Buffer, Encoded
 from ghee.transfer.contract import Message, Parcel
+from ghee.transfer.memory import aligned_copy
 
 
 class Exchange:
@@ -66,13 +67,14 @@ class CopyStore:
 
     def put(self, encoded: Encoded, receivers: int) -> Parcel:
         """Copy the buffers."""
-        copy = Encoded(encoded.header, [memoryview(bytearray(buffer)) for buffer in encoded.buffers], encoded.rows)
+        copies = [memoryview(buffer) for buffer in aligned_copy(encoded.buffers)]
+        copy = Encoded(encoded.header, copies, encoded.rows)
         return Parcel(copy, encoded.header, encoded.rows, encoded.size)
 
     def pack(self, parcel: Parcel, to: str) -> tuple[object, Sequence[Buffer]]:
         """A copy of the buffers for this receiver alone."""
         assert parcel.encoded is not None
-        return None, [memoryview(bytearray(buffer)) for buffer in parcel.encoded.buffers]
+        return None, aligned_copy(parcel.encoded.buffers)
 
     def drop(self, parcel: Parcel) -> None:
         """Nothing is shared between receivers."""

@@ -14,6 +14,7 @@ goes out meanwhile, and what it will need comes in.
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import threading
 import time
@@ -21,6 +22,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ghee import forked
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
 from ghee.errors import CancelledError, TransferError
 from ghee.failure import capture
@@ -74,6 +76,7 @@ class TransferManager:
 
     def __init__(self, rank: RankId, endpoint: Endpoint, store: Store, driver: str) -> None:
         self.rank = rank
+        self._pid = os.getpid()
         self.times = Times()
         self.largest = 0
         """Bytes of the largest batch that was made here."""
@@ -153,6 +156,7 @@ class TransferManager:
 
     def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
         """For a reading rank: what to do next."""
+        forked.check(self._pid, self.rank)
         with self._changed:
             began = time.perf_counter()
             while not self._reads and not self._urgent:
@@ -194,6 +198,7 @@ class TransferManager:
 
     def next_batch(self) -> Arrived | End | StreamEnded:
         """For a consuming rank: the next batch, the end of an epoch, or the end of the stream."""
+        forked.check(self._pid, self.rank)
         with self._changed:
             began = time.perf_counter()
             while (step := self._delivery.next()) is None:
@@ -246,6 +251,7 @@ class TransferManager:
 
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
+        forked.check(self._pid, self.rank)
         encoded = encode(batch)
         made = Made(encoded.rows, encoded.size)
         is_early = made.size >= EARLY_BYTES
@@ -300,6 +306,7 @@ class TransferManager:
         self._store.close()
 
     def _wait(self) -> None:
+        forked.check(self._pid, self.rank)
         self._check_stopped()
         self._waits.set()
         self._changed.wait()

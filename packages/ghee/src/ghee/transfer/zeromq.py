@@ -29,6 +29,7 @@ from ghee.codec import Buffer
 from ghee.errors import TransferError
 from ghee.protocol.channel import Incoming, Outgoing
 from ghee.transfer.contract import Message
+from ghee.transfer.memory import allocate, copy
 
 _ZAP = "inproc://zeromq.zap.01"
 _LARGE = 1 << 16
@@ -317,7 +318,17 @@ def _join(pieces: Message, counts: Sequence[int]) -> Message:
     if sum(counts) != len(pieces):
         raise ValueError(f"{len(pieces)} pieces where {sum(counts)} were announced")
     left = iter(pieces)
-    return [memoryview(bytearray().join(next(left) for _ in range(count))) if count > 1 else next(left) for count in counts]
+    return [_whole([next(left) for _ in range(count)]) for count in counts]
+
+
+def _whole(pieces: Message) -> Buffer:
+    if len(pieces) == 1:
+        return pieces[0]
+    whole, at = allocate(sum(frame_size(piece) for piece in pieces)), 0
+    for piece in pieces:
+        copy(whole[at : at + frame_size(piece)], piece)
+        at += frame_size(piece)
+    return whole
 
 
 def _was_lost(out: _Out) -> bool:
