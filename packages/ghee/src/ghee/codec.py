@@ -12,6 +12,7 @@ import sys
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import cloudpickle
 
@@ -26,7 +27,7 @@ _REDUCERS = Reducers()
 class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
     """Takes classes along that only this process knows."""
 
-    dispatch_table = ChainMap(_REDUCERS, cloudpickle.Pickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = ChainMap(_REDUCERS, cloudpickle.Pickler.dispatch_table)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def decode(header: Buffer, buffers: Sequence[Buffer]) -> object:
 
 
 def rows_of(batch: object) -> int:
-    """The number of rows of a batch: the length of its first array, or of its first list if it has no array; 1 without both."""
+    """The number of rows of a batch: the length of its first array, or else of its first list; 1 without both."""
     if isinstance(batch, Mapping):
         return _rows_in(list(batch.values()))
     if isinstance(batch, tuple):

@@ -1,14 +1,14 @@
 """The one table that says how a type of arrays goes to frames and back; `ghee.codec` asks it about all that it meets.
 
 Each entry takes an object apart into a function that rebuilds it and that function's arguments, as `__reduce__` does.
-What is bytes goes as a `pickle.PickleBuffer` (PEP 574), and is thus neither copied nor pickled through. Rules for every entry:
+What is bytes goes as a `pickle.PickleBuffer` (PEP 574), and is neither copied nor pickled through. Rules for every entry:
 
 * values, type, dtype and the layout in memory (the order of axes) arrive as they were sent;
 * what arrives can be written to, whatever it was at the sender; Arrow data is immutable by its own rules;
 * a slice takes its own rows along and not those of its parent. The dictionary of a dictionary column belongs to its type,
   so it goes whole.
 
-A subclass goes as its base does, unless it has its own way to be pickled. What is not in the table is pickled by its own rules.
+A subclass goes as its base does, unless it has its own way to be pickled. What is not in the table has its own rules.
 """
 
 from __future__ import annotations

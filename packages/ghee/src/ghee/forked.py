@@ -14,7 +14,7 @@ def check(pid: int, rank: object) -> None:
     """Raise TransferError in a process that was forked from process `pid`, in which the rank lives."""
     if os.getpid() != pid:
         raise TransferError(
-            f"process {os.getpid()} was forked from {rank} (process {pid}) and asks for a batch, or gives one: only the rank "
+            f"process {os.getpid()} was forked from {rank} (process {pid}) and asks for or gives a batch: only the rank "
             "itself can; take what the child needs before the fork, and end the child by sys.exit or os._exit"
         )
 
