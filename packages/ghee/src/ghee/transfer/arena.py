@@ -13,7 +13,7 @@ _SEGMENT = 64 << 20
 
 @dataclass(frozen=True)
 class Block:
-    """`size` bytes (whole pages) at `offset` in the memfd; `segment` is the offset and the size of what is mapped around it."""
+    """`size` bytes (whole pages) at `offset` in the memfd; `segment`: offset and size of what is mapped around it."""
 
     segment: tuple[int, int]
     offset: int
