@@ -14,6 +14,7 @@ from cumin.verify import verify
 
 FIRST_DAY = date(2026, 1, 1)
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.slow,
     pytest.mark.timeout(600),
     # pyspark warns of a pandas newer than it knows; cumin uses none of pandas.
