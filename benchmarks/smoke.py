@@ -29,7 +29,7 @@ SMOKE = {
         "transport.py --sizes 4k --repeats 1 --systems ghee dataloader zmq memcpy",
         "transport_profile.py --size 1M --seconds 0.5",
         "startup.py --repeats 1",
-        "shared_memory.py",
+        "shared_memory.py --ranks 1",
         "trainer_wait.py --batches 50 --repeats 1",
         "memory.py --size 1M --credit 8M --batches 40 --step 0.01",
         "ranks.py --ranks 10 --real 2",
