@@ -35,9 +35,9 @@ from ghee.scaling import Scaling, advise, numbers_of
 from ghee.task import RankTask
 from ghee.trace import TraceSettings
 from ghee.transfer.contract import Message
-from ghee.transfer.manager import Settings, TransferManager
+from ghee.transfer.member import Member
 from ghee.transfer.reading import Numbers, read
-from ghee.transfer.wire import Instructions, Times
+from ghee.transfer.wire import Instructions, Settings, Times, Welcome
 from ghee.transfer.wire import Report as RankReport
 
 STOP_SECONDS = 5.0
@@ -89,7 +89,7 @@ class Driver:
         self._times: dict[RankId, Times] = {}
         self._times_of_dead: list[tuple[RankId, Times]] = []
         self._balanced: set[tuple[int, int]] = set()
-        self._hosted: list[tuple[TransferManager, threading.Thread]] = []
+        self._hosted: list[tuple[Member, threading.Thread]] = []
         self._cancelled = threading.Event()
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
@@ -278,21 +278,22 @@ class Driver:
     def _start_hosted(self) -> None:
         for stage in self.plan.stages:
             if stage.hosted:
-                manager = TransferManager(RankId(stage.index, 0), *self.launcher.member(), self._endpoint.address)
+                rank = RankId(stage.index, 0)
+                member = Member(rank, stage.name, *self.launcher.member(), self._endpoint.address)
                 thread = threading.Thread(
-                    target=self._run_hosted, args=(manager, stage), name=f"ghee {stage.name}", daemon=True
+                    target=self._run_hosted, args=(member, stage), name=f"ghee {stage.name}", daemon=True
                 )
-                self._hosted.append((manager, thread))
+                self._hosted.append((member, thread))
                 thread.start()
 
-    def _run_hosted(self, manager: TransferManager, stage: PlannedStage) -> None:
+    def _run_hosted(self, member: Member, stage: PlannedStage) -> None:
         try:
-            run_rank(manager, stage.name, 0, 1, inline=True, task=self._task_of(stage))
+            run_rank(member, 0, 1, inline=True, task=self._task_of(stage))
         finally:
-            manager.close()
+            member.close()
 
-    def _task_of(self, stage: PlannedStage) -> RankTask:
-        settings = Settings(
+    def _settings_of(self, stage: PlannedStage) -> Settings:
+        return Settings(
             receivers=stage.children,
             room=self.plan.room(stage),
             credit=self.plan.credit_after(stage),
@@ -301,16 +302,19 @@ class Driver:
             epoch=self._coordinator.edges[stage.index].first,
             number=self._start.numbers.get(stage.index, 0),
             step=self._start.steps.get(stage.index, 0),
+            trace=self._trace,
         )
+
+    def _task_of(self, stage: PlannedStage) -> RankTask:
         size = stage.size if stage.one_world else stage.resources.ranks
         splits = self._splits if stage.kind == "read" else []
         return RankTask(
-            stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
-            self.plan.epochs, str(self.folder), stage.resources.gpus, self._trace,
+            stage.kind, stage.name, size, stage.function, stage.payload, splits,  # type: ignore[arg-type]
+            self.plan.epochs, str(self.folder), stage.resources.gpus,
         )  # fmt: skip
 
     def _welcome(self, event: m.Joined) -> None:
-        """Send a rank its task, and what was decided for it before it was there."""
+        """Send a rank how it takes part and its task, then what was decided for it before it was there."""
         rank, stage = event.rank, self.plan.stages[event.rank.stage]
         self._addresses[rank] = event.address
         self.launcher.joined(rank, event.pid)
@@ -320,7 +324,7 @@ class Driver:
             if rank.stage not in self._tasks:
                 self._tasks[rank.stage] = cloudpickle.dumps(self._task_of(stage))
             task = self._tasks[rank.stage]
-        self._endpoint.send(event.address, [pickle.dumps(task)])
+        self._endpoint.send(event.address, [pickle.dumps(Welcome(self._settings_of(stage))), task])
         for other in [rank, *self._waiting]:
             self._instruct(other, self._waiting.pop(other, []))
 
@@ -537,8 +541,8 @@ class Driver:
         self._join_hosted()
 
     def _join_hosted(self) -> None:
-        for manager, _ in self._hosted:
-            manager.stop()
+        for member, _ in self._hosted:
+            member.stop()
         for _, thread in self._hosted:
             thread.join(STOP_SECONDS)
 

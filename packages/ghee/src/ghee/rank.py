@@ -28,12 +28,12 @@ from ghee.resources import format_bytes
 from ghee.stream import Batches
 from ghee.task import RankTask
 from ghee.transfer.manager import TransferManager
+from ghee.transfer.member import Member
 from ghee.transfer.wire import Arrived
 
 
 def run_rank(
-    manager: TransferManager,
-    stage: str,
+    member: Member,
     world_rank: int,
     world_size: int,
     *,
@@ -46,14 +46,15 @@ def run_rank(
     The task comes from the driver unless it is given: what runs in the driver's own process need not pickle. `address` is
     the IP of the rank's Pod on a cluster.
     """
-    place = _Where(manager.rank, stage)
+    place = _Where(member.rank, member.stage)
     try:
-        blob = manager.join(os.getpid())
+        manager, blob = member.join(os.getpid())
+    except CancelledError:
+        return
+    try:
         task = task or _load(blob)
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus, address))
-        manager.configure(task.settings)
-        manager.write_trace(task.trace, task.stage)
         if inline:
             clock = time.pthread_getcpuclockid(threading.get_ident())
             manager.cpu_clock = functools.partial(time.clock_gettime, clock)
@@ -169,7 +170,7 @@ def _apply(
 
 def _warn_of_large(manager: TransferManager, stage: str) -> None:
     """Say once that a batch is larger than all credit: it passes, but nothing passes beside it."""
-    credit = manager.credit
+    credit = manager.settings.credit
     if manager.largest > credit and not manager.has_warned:
         manager.has_warned = True
         warnings.warn(
@@ -235,7 +236,7 @@ class _Reader:
             manager.begin()
             manager.times.batches_in += 1
             manager.times.rows_in += count
-            ordered = self._task.settings.ordered
+            ordered = manager.settings.ordered
             _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo, received=False)
             self._said[step.epoch] += 0 if step.redo else count
             self._place.at(None)
@@ -269,7 +270,7 @@ def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
 
 def _run_map(manager: TransferManager, task: RankTask, place: _Where) -> None:
     function = _Function(task.function)
-    ordered = task.settings.ordered
+    ordered = manager.settings.ordered
     batches = rows = 0
 
     def take(arrived: Arrived) -> None:
@@ -299,8 +300,8 @@ def _epoch_done(manager: TransferManager, epoch: int, batches: int, rows: int) -
 
 def _run_loop(manager: TransferManager, task: RankTask, place: _Where) -> object:
     assert task.function is not None
-    checkpoints = Checkpoints(Path(task.folder), manager.rank.stage, task.stage, task.settings.number)
-    batches = Batches(manager, place.at, checkpoints, task.settings)
+    checkpoints = Checkpoints(Path(task.folder), manager.rank.stage, task.stage, manager.settings.number)
+    batches = Batches(manager, place.at, checkpoints)
     where = context.current()
     assert where is not None
     where.stream.append(batches)
@@ -313,7 +314,7 @@ def _run_loop(manager: TransferManager, task: RankTask, place: _Where) -> object
 
 def _send_all(manager: TransferManager, task: RankTask, batches: Batches, results: Any) -> object:
     """Send what a loop yields to the next stage; returns what the generator returns."""
-    if not task.settings.receivers:
+    if not manager.settings.receivers:
         raise BatchError(
             f"the loop {task.stage!r} yields batches, but no stage comes after it; "
             "let it return its result, or add .write(...) or another stage"

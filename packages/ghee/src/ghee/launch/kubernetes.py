@@ -31,7 +31,7 @@ from ghee.rank import run_rank
 from ghee.resources import Resources
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.frames import FrameStore
-from ghee.transfer.manager import TransferManager
+from ghee.transfer.member import Member
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
 if TYPE_CHECKING:
@@ -217,11 +217,11 @@ def run_in_pod(bootstrap: _Bootstrap, stage: int, name: str, first: int, life: i
     swimmy = _swimmy()
     address = os.environ["SWIMMY_ADDRESS"]
     rank = RankId(stage, first + swimmy.rank(), life)
-    manager = TransferManager(rank, ZmqEndpoint(f"tcp://{address}:*", bootstrap.keys), FrameStore(), bootstrap.driver)
+    member = Member(rank, name, ZmqEndpoint(f"tcp://{address}:*", bootstrap.keys), FrameStore(), bootstrap.driver)
     try:
-        run_rank(manager, name, swimmy.rank(), swimmy.size(), address=address)
+        run_rank(member, swimmy.rank(), swimmy.size(), address=address)
     finally:
-        manager.close()
+        member.close()
 
 
 class _Started:

@@ -1,4 +1,4 @@
-"""What ranks and the driver send each other: batches, freed places, reports, instructions."""
+"""What ranks and the driver send each other: the welcome, batches, freed places, reports, instructions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,35 @@ from typing import NamedTuple
 
 from ghee.codec import Buffer
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
+from ghee.trace import TraceSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
+    `credit` the smallest of its receivers', both in bytes.
+
+    `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
+    `trace`: what happens is to be written down.
+    """
+
+    receivers: int
+    room: int
+    credit: int = 1
+    gated: bool = False
+    ordered: bool = False
+    epoch: int = 0
+    number: int = 0
+    step: int = 0
+    trace: TraceSettings | None = None
+
+
+class Welcome(NamedTuple):
+    """Driver to rank, before anything else of the driver's. A second frame is the stage's task, which may take long to load;
+    what moves batches needs none of it.
+    """
+
+    settings: Settings
 
 
 class Arrived(NamedTuple):
