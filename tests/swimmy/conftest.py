@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         image = os.environ.get("SWIMMY_TEST_IMAGE")
         if not image:
             pytest.fail(
-                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy[mpi] and "
+                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy, mpi4py, mpich and "
                 "nothing else needed"
             )
         cluster = swimmy.Cluster()

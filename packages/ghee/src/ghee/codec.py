@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
+from ghee import pickling
 from ghee.errors import BatchError
 
 Buffer = bytes | bytearray | memoryview
@@ -53,7 +52,7 @@ def encode(batch: object) -> Encoded:
     except Exception:  # a class of the user's script is known to cloudpickle only
         out, buffers = io.BytesIO(), []
         try:
-            cloudpickle.Pickler(out, protocol=5, buffer_callback=buffers.append).dump(batch)
+            pickling.Pickler(out, protocol=5, buffer_callback=buffers.append).dump(batch)
         except Exception as error:
             raise BatchError(
                 f"got a {type(batch).__name__} that cannot be sent to the next stage: {error}; a batch may be an Arrow "

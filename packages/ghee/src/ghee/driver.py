@@ -13,7 +13,7 @@ from typing import Any
 
 import cloudpickle
 
-from ghee import failure, stopping
+from ghee import failure, pickling, stopping
 from ghee.checkpoints import Checkpoints
 from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
 from ghee.feed import Feed
@@ -322,7 +322,7 @@ class Driver:
             task = b""
         else:
             if rank.stage not in self._tasks:
-                self._tasks[rank.stage] = cloudpickle.dumps(self._task_of(stage))
+                self._tasks[rank.stage] = pickling.dumps(self._task_of(stage))
             task = self._tasks[rank.stage]
         self._endpoint.send(event.address, [pickle.dumps(Welcome(self._settings_of(stage))), task])
         for other in [rank, *self._waiting]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ghee.errors import PipelineError
 from ghee.protocol.messages import Tail, WhenSlow
 from ghee.resources import Auto, Resources, format_bytes, parse_bytes, parse_resources
+from ghee.signatures import problem_of
 
 Kind = Literal["read", "map", "loop", "write"]
 
@@ -383,7 +384,8 @@ def explain(pipeline: Pipeline) -> str:
 
     def line(stage: Stage) -> str:
         if stage.kind == "read":
-            shown = {key: value for key, value in stage.options.items() if key != "settings"}  # it may hold a password
+            secret = ("settings", "storage_options")  # they may hold passwords
+            shown = {key: value for key, value in stage.options.items() if key not in secret}
             options = ", ".join(f"{key}={value!r}" for key, value in shown.items())
             where = f"; {stage.resources}" if stage.own_ranks else ""
             return f"read {_short(stage.payload)}  ({options}{where})"
@@ -412,6 +414,8 @@ def _short(value: Any) -> str:
 def _callable(method: str, function: object) -> None:
     if not callable(function):
         raise PipelineError(f".{method}() expects a function, a generator function or a class, got {function!r}")
+    if problem := problem_of(method, function):
+        raise PipelineError(problem)
 
 
 def _name(name: str | None, function: Any) -> str:

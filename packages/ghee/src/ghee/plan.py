@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
+from ghee import pickling
 from ghee.errors import PickleError, PipelineError
 from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
 from ghee.protocol.credit import inbox_share, outbox_share
@@ -229,7 +228,7 @@ def _loops_before(stage: Stage) -> int:
 def _check_pickles(stage: PlannedStage) -> None:
     for what, value in (("function", stage.function), ("source or target", stage.payload)):
         try:
-            cloudpickle.dumps(value)
+            pickling.dumps(value)
         except Exception as error:
             culprit = find_unpicklable(value)
             raise PickleError(
@@ -242,7 +241,7 @@ def find_unpicklable(value: Any, path: str = "", depth: int = 0) -> str | None:
     """Name the object inside a function or object that keeps it from being pickled: "`lock` (a _thread.lock) in ..."."""
     for name, inner in _parts(value):
         try:
-            cloudpickle.dumps(inner)
+            pickling.dumps(inner)
         except Exception:  # pickling runs the user's code, which may raise anything
             deeper = find_unpicklable(inner, f"{path}{name}.", depth + 1) if depth < 4 else None
             kind = type(inner)

@@ -17,7 +17,7 @@ from typing import Any
 
 import cloudpickle
 
-from ghee import context, failure
+from ghee import context, failure, pickling
 from ghee.checkpoints import Checkpoints
 from ghee.codec import rows_of
 from ghee.errors import BatchError, CancelledError, TransactionError
@@ -85,7 +85,7 @@ def _load(blob: bytes) -> RankTask:
 
 def _dump(result: object, task: RankTask) -> bytes:
     try:
-        data: bytes = cloudpickle.dumps(result)
+        data: bytes = pickling.dumps(result)
     except Exception as error:
         kind = type(result).__name__
         raise BatchError(
@@ -128,11 +128,22 @@ class _Function:
         if inspect.isgenerator(result) or (isinstance(result, Iterator) and not hasattr(result, "shape")):
             yield from (item for item in result if item is not None)
         elif result is not None:
+            _check_list(result)
             yield result
 
     def close(self) -> None:
         if callable(self._close):
             self._close()
+
+
+def _check_list(result: object) -> None:
+    """A list is one batch, of its items; one of tables is several, which the next function would not expect."""
+    if isinstance(result, list) and result and (hasattr(result[0], "num_rows") or hasattr(result[0], "iloc")):
+        kind = type(result[0]).__name__
+        raise BatchError(
+            f"the function returned a list of {len(result)} {kind}: a returned list is one batch, whose rows are its items; "
+            "to give several batches write `yield` for each, to give one put them together"
+        )
 
 
 def _is_class(function: object) -> bool:

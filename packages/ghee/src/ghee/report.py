@@ -97,6 +97,10 @@ class StageReport:
     capacity: float = 0.0
     most_replicas: int | None = None
     hosted: bool = False
+    calls: int = 0
+    """How often a map's function was called with a batch."""
+    empty: int = 0
+    """How many of the calls gave no batch."""
     by_rank: list[RankReport] = field(default_factory=list)
 
 
@@ -141,6 +145,16 @@ class Report:
         now = f"; {self.recent:,.0f} rows/s in the last {RECENT_SECONDS:.0f} s"
         return f"lag: {sum(self.lag.values()):,} offsets ({named}){age}{now}"
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is most likely a mistake, though the run has not failed."""
+        return [
+            f"WARNING: {stage.name} gave no batch in any of its {stage.calls:,} calls, so all its {stage.rows:,} rows were "
+            "dropped and nothing came after it: is a `return` missing?"
+            for stage in self.stages
+            if stage.calls and stage.empty == stage.calls
+        ]
+
     def to_json(self) -> str:
         """The report as JSON."""
         return json.dumps(asdict(self), indent=2)
@@ -184,7 +198,7 @@ class Report:
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
         lines += self.notes
-        return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
+        return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else []), *self.warnings])
 
 
 def summarize_stage(
@@ -213,5 +227,6 @@ def summarize_stage(
         cpu=sum(rank.cpu for rank in by_rank.values()) / total,
         reading=sum(t.read for _, t in times) / (worked or 1.0),
         capacity=rows / (worked / max(ranks, 1)) if worked else 0.0,
+        calls=sum(e.inputs for e in entries), empty=sum(e.empty for e in entries),
         by_rank=[by_rank[index] for index in sorted(by_rank)],
     )  # fmt: skip

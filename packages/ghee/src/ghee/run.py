@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
-from ghee import stopping
+from ghee import pickling, stopping
 from ghee.driver import Driver
-from ghee.errors import CancelledError, CheckpointError, PipelineError, TransactionError
+from ghee.errors import CancelledError, CheckpointError, MachineError, PipelineError, TransactionError
 from ghee.feed import unready
+from ghee.io.stores.patience import say
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
 from ghee.launch.kubernetes import Kubernetes
@@ -87,6 +88,9 @@ class Run:
             self._end_observers()
             if self._progress is not None:
                 self._progress.close(self.report if self._error is None else None)
+            if self._error is None:
+                for warning in self.report.warnings:
+                    say(warning)
             (self.folder / "report.json").write_text(self.report.to_json())
         finally:
             self._over.set()
@@ -354,7 +358,7 @@ def _drained(handle: Run) -> bool:
 def _keep(pipeline: Pipeline, folder: Path) -> None:
     """Keep the pipeline for `resume`; what cannot be pickled says so there."""
     try:
-        kept: bytes | str = cloudpickle.dumps(pipeline)
+        kept: bytes | str = pickling.dumps(pipeline)
     except Exception as error:
         kept = str(error)
     (folder / "pipeline").write_bytes(pickle.dumps((sys.path, kept)))
@@ -426,10 +430,16 @@ def home() -> Path:
 
 def _make_folder(run_id: str) -> Path:
     runs = home() / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
     folder = runs / run_id
-    for private in (folder, folder / "logs"):
-        private.mkdir(mode=0o700)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for private in (folder, folder / "logs"):
+            private.mkdir(mode=0o700)
+    except OSError as error:
+        raise MachineError(
+            f"the run's folder {folder} cannot be made ({error.strerror}): "
+            "set GHEE_HOME to a folder that you can write to (by default it is .cache/ghee in your HOME)"
+        ) from error
     ended = sorted(path.parent for path in runs.glob("*/report.json"))  # one without a report may still be running
     for old in ended[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)

@@ -129,7 +129,7 @@ def spark(
     session: SparkSession | None = None,
 ) -> Spark:
     """Spark as engine: a `session` of the caller's, or one on `master` (``local[4]``, ``yarn``, ``spark://…``, ``k8s://…``;
-    without it the session in use, or Spark's own default). Needs the extra ``cumin[spark]`` and a Java runtime."""
+    without it the session in use, or Spark's own default). Needs pyspark (the extra ``spark``) and a Java runtime."""
     return Spark(master=master, timezone=timezone, version_policy=version_policy, conf=dict(conf or {}), session=session)
 
 

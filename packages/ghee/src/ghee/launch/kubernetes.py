@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ghee.errors import MachineError
+from ghee.install import how_to_install_ours
 from ghee.launch.contract import Death, World
 from ghee.protocol.messages import RankId
 from ghee.rank import run_rank
@@ -67,10 +68,16 @@ class Kubernetes:
 
 
 def _swimmy() -> Any:
+    how = how_to_install_ours("swimmy", "packages/ghee")
     try:
         import swimmy
     except ImportError as error:
-        raise MachineError('on="kubernetes" needs swimmy: pip install "ghee[kubernetes]"') from error
+        raise MachineError(f'on="kubernetes" needs swimmy ({error}): {how}') from error
+    if "submit_each" not in getattr(swimmy, "__all__", ()):
+        raise MachineError(
+            f'on="kubernetes" needs the swimmy of ghee\'s repository; {swimmy.__file__} is another project of that name. '
+            f"Remove it (python -m pip uninstall swimmy), then: {how}"
+        )
     return swimmy
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ghee.errors import MachineError
+from ghee.install import how_to_install
 from ghee.launch.contract import Death, World
 from ghee.launch.memory import oom_kills
 from ghee.launch.mpi import kill_below, unlink
@@ -62,8 +63,18 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**MPI_SETTINGS, **environment, "GLIBC_TUNABLES": tunables, "PYTHONUNBUFFERED": "1"}
 
 
+LONGEST_TMPDIR = 80
+"""Bytes: a socket's whole path has at most 107, and behind this come the run's folder and the socket's name."""
+
+
 def make_folder() -> tuple[str, int]:
     """A temporary folder for one run, and a lock in it that this process holds for as long as it lives."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > LONGEST_TMPDIR:
+        raise MachineError(
+            f"the temporary folder {parent} has {len(os.fsencode(parent))} characters, and sockets in it may have "
+            f"{LONGEST_TMPDIR} for it: set TMPDIR to a shorter one (TMPDIR=/tmp)"
+        )
     folder = tempfile.mkdtemp(prefix="ghee-")
     lock = os.open(f"{folder}/.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -349,5 +360,5 @@ def _find_mpiexec() -> str:
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if found is None:
-        raise MachineError('no mpiexec was found; pip install mpich brings one (on="inline" needs none)')
+        raise MachineError(f'no mpiexec was found; {how_to_install("mpi")} brings one (on="inline" needs none)')
     return found
