@@ -14,6 +14,7 @@ from cumin.decimals import over_decimals
 from cumin.engines.base import Session
 from cumin.errors import ConfigError, DeterminismError, InputError, QueryError
 from cumin.inputs.base import Table
+from cumin.lexer import without_end
 from cumin.modes import Finding
 from cumin.ordering import Keys
 from cumin.plan_cache import Study
@@ -25,7 +26,7 @@ from cumin.schemas import write_schema
 
 def check_query(recipe: Recipe, rendered: Rendered) -> Query:
     """The query, parsed, over declared tables only. Raises QueryError and InputError."""
-    query = parse(rendered.text, rendered.dialect)
+    query = parse(without_end(rendered.text, rendered.dialect), rendered.dialect)
     _check_tables(query, recipe)
     return query
 
@@ -36,7 +37,7 @@ def study(recipe: Recipe, rendered: Rendered, tables: Mapping[str, Table]) -> St
     session = recipe.engine.open({name: table.schema for name, table in tables.items()}, recipe.udfs)
     try:
         try:
-            schema = session.describe(rendered.text)
+            schema = session.describe(query.text)
         except QueryError:
             _refuse_by_name(recipe, query, session)  # tells more than "it does not bind", where it applies
             raise

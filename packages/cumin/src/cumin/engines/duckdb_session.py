@@ -249,6 +249,8 @@ def _bind(connection: engine.DuckDBPyConnection, name: str, relation: Relation) 
     # DuckDB reads every name=value of a path; one above the table's root must not become a column.
     if native and relation.partition_columns and "=" in relation.root:
         native = False
+    if relation.converted:  # nor does DuckDB read how a date is written there
+        native = False
     if not native:
         connection.register(f"cumin_files_{name}", relation.dataset())
         _view(connection, name, f'SELECT * FROM "{_quoted(f"cumin_files_{name}")}"')

@@ -24,7 +24,7 @@ class Relation:
 
     `files` are full paths in `place`; `values` gives, per file, the values of `partition_columns`, which are not in
     the files. `root` is the folder that the files lie under. `ragged` says that some file lacks a column, which is then
-    NULL in its rows.
+    NULL in its rows; `converted` that the values are written otherwise in the paths.
     """
 
     schema: "pa.Schema"
@@ -36,6 +36,7 @@ class Relation:
     values: list[tuple[Any, ...]] = field(default_factory=list)
     csv: Mapping[str, Any] = field(default_factory=dict)
     ragged: bool = False
+    converted: bool = False
 
     def dataset(self) -> "pads.Dataset":
         """The same as a pyarrow dataset, each file with its partition's values."""
