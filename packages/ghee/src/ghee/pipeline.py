@@ -217,9 +217,11 @@ def read(
 ) -> Pipeline:
     """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, or any Python iterable.
 
-    `batch_size` is in rows; a batch never spans two splits, so the last of a split may be smaller. `epochs` passes are
-    made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
-    `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
+    `batch_size` is in rows: of every batch but an epoch's last where rows are known before they are read (Parquet and Arrow
+    files without a filter, and with `limit`); else of every batch but the last of a split. `epochs` passes are made.
+    `shuffle` is a seed: in each epoch pieces of all files are mixed anew, and rows within `shuffle_buffer` rows (65536 or
+    16 batches, but at most 256 MiB), which each reading rank holds; what comes out does not depend on the number of ranks.
+    `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
     `replicas` gives the reading a stage of its own. `schema` (pyarrow.Schema) gives types to CSV and JSON.
     `storage_options` are the store's own (docs/storage.md); `patience` is for how many seconds a store may be away before
     the run fails.

@@ -259,22 +259,27 @@ class _Reader:
         split = step.what
         if split is None:
             if step.epoch not in self._orders:
+                while len(self._orders) > 1:  # an epoch and the next one overlap; all of many would fill the memory
+                    del self._orders[min(self._orders)]
                 self._orders[step.epoch] = self._source.order(self._task.splits, step.epoch)
             split = self._orders[step.epoch][step.split]
         reading = self._source.read(split, epoch=step.epoch)
-        while (batch := _timed_next(self._manager, reading)) is not None:
+        while (batch := _timed_next(self._manager, reading)) is not _OVER:
             yield batch
 
 
+_OVER = object()
+
+
 def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
-    """The next batch of a split, None at its end; reading counts as work."""
+    """The next batch of a split, _OVER at its end; reading counts as work."""
     began = time.perf_counter()
-    batch = next(reading, None)
+    batch = next(reading, _OVER)
     if manager.times.batches_in:  # the first is the run's start: imports, opening files
         passed = time.perf_counter() - began
         manager.times.worked += passed
         manager.times.read += passed
-    if manager.trace is not None and batch is not None:
+    if manager.trace is not None and batch is not _OVER:
         manager.trace.span("reads", began)
     return batch
 

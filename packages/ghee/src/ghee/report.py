@@ -36,7 +36,10 @@ class Recent:
 
 @dataclass
 class RankReport:
-    """One rank of a stage, over all its lives. Seconds from its first batch on; `cpu` is what its process computed."""
+    """One rank of a stage, over all its lives. Seconds from its first batch on; `cpu` is what its process computed.
+
+    `rows` and `largest`, the rows of its largest batch, are of what it was given.
+    """
 
     rank: int
     worked: float = 0.0
@@ -44,6 +47,8 @@ class RankReport:
     waited_room: float = 0.0
     cpu: float = 0.0
     batches: int = 0
+    rows: int = 0
+    largest: int = 0
 
     @property
     def worked_share(self) -> float:
@@ -102,6 +107,33 @@ class StageReport:
     empty: int = 0
     """How many of the calls gave no batch."""
     by_rank: list[RankReport] = field(default_factory=list)
+
+    def is_uneven(self, epochs: int) -> bool:
+        """Whether the ranks of a loop were given rows that differ by more than a batch in each epoch.
+
+        Where an epoch's tail was padded, one rank has a batch less, and it may be the one with the epoch's short batch.
+        """
+        rows = [rank.rows for rank in self.by_rank]
+        largest = max((rank.largest for rank in self.by_rank), default=0)
+        allowed = largest * (max(epochs, 1) + min(self.padded, epochs))
+        return self.kind == "loop" and len(rows) > 1 and max(rows) - min(rows) > allowed
+
+    def rows_said(self, epochs: int, *, judged: bool = True) -> str:
+        """The rows of a loop's ranks in a line; empty for anything else than a loop of several ranks.
+
+        `judged`: whether it says that they are uneven, which they may be where ranks were given batches a second time.
+        """
+        if self.kind != "loop" or len(self.by_rank) < 2:
+            return ""
+        rows = [rank.rows for rank in self.by_rank]
+        shown = ", ".join(f"{count:,}" for count in rows[:16]) + (" …" if len(rows) > 16 else "")
+        line = f"rows by rank of {self.name}: {shown}"
+        if not (judged and self.is_uneven(epochs)):
+            return line
+        return (
+            f"{line}: they differ by {max(rows) - min(rows):,}, more than one batch an epoch, for batches differ in size; "
+            "every rank got as many batches, so a mean over ranks gives their rows different weights"
+        )
 
 
 @dataclass
@@ -190,6 +222,7 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [said for s in self.stages if (said := s.rows_said(self.epochs, judged=not self.restarts))]
         lines += [f"changed {reason}" for reason in self.changes]
         lines += [self.lag_said] if self.lag else []
         lines += [
@@ -213,6 +246,8 @@ def summarize_stage(
         rank.waited_room += t.waited_room
         rank.cpu += t.cpu
         rank.batches += t.batches_in
+        rank.rows += t.rows_in
+        rank.largest = max(rank.largest, t.largest_in)
     totals = [rank.worked + rank.waited_input + rank.waited_room for rank in by_rank.values()]
     total, longest = sum(totals) or 1.0, max(totals, default=0.0)
     worked = sum(rank.worked for rank in by_rank.values())

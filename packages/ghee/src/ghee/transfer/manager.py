@@ -158,7 +158,9 @@ class TransferManager:
         assert isinstance(arrived, Arrived)
         self._disordered = self._disordered or arrived.redo
         self.times.batches_in += 1
-        self.times.rows_in += arrived.rows
+        if arrived.fill is not Tail.PAD:
+            self.times.rows_in += arrived.rows
+            self.times.largest_in = max(self.times.largest_in, arrived.rows)
         if not self.times.first_batch:
             self.times.first_batch = time.time()
             self.begin()

@@ -66,6 +66,7 @@ class Times:
     """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
 
     `set_aside` counts messages of the source that could not be decoded and were passed over.
+    `largest_in` is of the batches, in rows.
     `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
     """
 
@@ -81,6 +82,7 @@ class Times:
     set_aside: int = 0
     read: float = 0.0
     cpu: float = 0.0
+    largest_in: int = 0
 
 
 class Instructions(NamedTuple):
