@@ -64,7 +64,13 @@ def run(command: str, folder: str) -> str | None:
     began = time.monotonic()
     try:
         ended = subprocess.run(
-            words, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=LIMIT_S
+            words,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT_S,
         )
     except subprocess.TimeoutExpired as late:
         return f"did not end within {LIMIT_S} s:\n{(late.stdout or b'')[-3000:]!r}"
