@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import select
 import signal
 import sys
 import threading
@@ -86,6 +87,7 @@ def end(pids: Iterable[int]) -> None:
             continue
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], _WRITTEN)
         except ProcessLookupError:
             pass
         finally:
