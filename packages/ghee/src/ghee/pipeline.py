@@ -20,6 +20,9 @@ DEFAULT_CREDIT = 96 << 20
 It is what moves while a batch's three messages go round, at the speed of shared memory: with two thirds of it, batches of
 1 MB are some 10 % slower, with more no faster (benchmarks/transport_profile.py --choices)."""
 
+UNTIL_RETURN = 1 << 53
+"""The number of epochs that stands for epochs=None: more than any run reads."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -44,7 +47,8 @@ class Stage:
     @property
     def epochs(self) -> int:
         """The source's passes."""
-        return int(self.root.options["epochs"])
+        epochs = self.root.options["epochs"]
+        return UNTIL_RETURN if epochs is None else int(epochs)
 
     @property
     def root(self) -> Stage:
@@ -194,7 +198,7 @@ def read(
     columns: list[str] | None = None,
     filter: Any = None,
     batch_size: int = 4096,
-    epochs: int = 1,
+    epochs: int | None = 1,
     shuffle: int | None = None,
     shuffle_buffer: int | None = None,
     limit: int | None = None,
@@ -217,7 +221,8 @@ def read(
     """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, or any Python iterable.
 
     `batch_size` is in rows; a batch never spans two splits, so the last of a split may be smaller. `epochs` passes are
-    made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
+    made; None goes on until the loops return, for training by steps. `shuffle` is a seed: the splits come in another
+    order in each epoch, and rows are shuffled within
     `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
     `replicas` gives the reading a stage of its own. `schema` (pyarrow.Schema) gives types to CSV and JSON.
     `storage_options` are the store's own (docs/storage.md); `patience` is for how many seconds a store may be away before
@@ -232,7 +237,7 @@ def read(
     problems = [
         f"{name}={value!r}: expected a whole number of at least 1"
         for name, value in (("batch_size", batch_size), ("epochs", epochs))
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1
+        if (isinstance(value, bool) or not isinstance(value, int) or value < 1) and (name, value) != ("epochs", None)
     ]
     if problems:
         raise PipelineError("; ".join(problems))

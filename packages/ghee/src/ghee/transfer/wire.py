@@ -37,6 +37,7 @@ class Times:
     """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
 
     `set_aside` counts messages of the source that could not be decoded and were passed over.
+    `given` counts the batches that a loop's function has been handed, the one it is at among them.
     `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
     """
 
@@ -52,6 +53,7 @@ class Times:
     set_aside: int = 0
     read: float = 0.0
     cpu: float = 0.0
+    given: int = 0
 
 
 class Instructions(NamedTuple):
