@@ -21,6 +21,9 @@ DEFAULT_CREDIT = 96 << 20
 It is what moves while a batch's three messages go round, at the speed of shared memory: with two thirds of it, batches of
 1 MB are some 10 % slower, with more no faster (benchmarks/transport_profile.py --choices)."""
 
+UNTIL_RETURN = 1 << 53
+"""The number of epochs that stands for epochs=None: more than any run reads."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -45,7 +48,8 @@ class Stage:
     @property
     def epochs(self) -> int:
         """The source's passes."""
-        return int(self.root.options["epochs"])
+        epochs = self.root.options["epochs"]
+        return UNTIL_RETURN if epochs is None else int(epochs)
 
     @property
     def root(self) -> Stage:
@@ -195,7 +199,7 @@ def read(
     columns: list[str] | None = None,
     filter: Any = None,
     batch_size: int = 4096,
-    epochs: int = 1,
+    epochs: int | None = 1,
     shuffle: int | None = None,
     shuffle_buffer: int | None = None,
     limit: int | None = None,
@@ -218,7 +222,8 @@ def read(
     """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, or any Python iterable.
 
     `batch_size` is in rows: of every batch but an epoch's last where rows are known before they are read (Parquet and Arrow
-    files without a filter, and with `limit`); else of every batch but the last of a split. `epochs` passes are made.
+    files without a filter, and with `limit`); else of every batch but the last of a split. `epochs` passes are made;
+    None goes on until the loops return, for training by steps.
     `shuffle` is a seed: in each epoch pieces of all files are mixed anew, and rows within `shuffle_buffer` rows (65536 or
     16 batches, but at most 256 MiB), which each reading rank holds; what comes out does not depend on the number of ranks.
     `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
@@ -235,7 +240,7 @@ def read(
     problems = [
         f"{name}={value!r}: expected a whole number of at least 1"
         for name, value in (("batch_size", batch_size), ("epochs", epochs))
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1
+        if (isinstance(value, bool) or not isinstance(value, int) or value < 1) and (name, value) != ("epochs", None)
     ]
     if problems:
         raise PipelineError("; ".join(problems))

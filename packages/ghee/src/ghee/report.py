@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from ghee.pipeline import UNTIL_RETURN
 from ghee.protocol.ledger import Entry
 from ghee.resources import format_bytes
 from ghee.transfer.wire import Times
@@ -196,7 +197,8 @@ class Report:
         if self.first_batch is not None:
             head += f", first batch after {self.first_batch:.2f} s"
         balance = "balances" if self.balanced else "was not checked to the end (the loop returned early)"
-        lines = [head, f"{self.rows_read:,} rows read in {self.epochs} epochs; the ledger {balance}"]
+        passes = "until the loops returned" if self.epochs >= UNTIL_RETURN else f"in {self.epochs} epochs"
+        lines = [head, f"{self.rows_read:,} rows read {passes}; the ledger {balance}"]
         table: list[tuple[str, ...]] = [
             ("stage", "ranks", "rows", "rows/s", "could do", "work", "waits for input", "waits for room", "dropped", "out")
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import secrets
@@ -63,37 +64,59 @@ class Run:
         self._restarts: list[str] = []
         self._restarts_left = self._restarts_most = restarts_left
         self._cancelled = self._stopped = False
-        self._driver = attempt(start, [])
         self._error: BaseException | None = None
         self._over = threading.Event()
-        if metrics is not None:
-            metrics.begin(lambda: self.report)
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
-        self._thread.start()
+        self._driver = attempt(start, [])
+        try:
+            if metrics is not None:
+                metrics.begin(lambda: self.report)
+            self._thread.start()
+        except BaseException:
+            self._driver.launcher.close()
+            raise
 
     def _run(self) -> None:
+        """The thread: whatever happens in it, the run has ended when it has, and `result` raises why."""
+        try:
+            self._run_attempts()
+        except BaseException as error:
+            self._error = error
+        finally:
+            try:
+                self._tidy_up()
+            except Exception as error:  # what the functions have returned is worth more than a report of it
+                self._notes.append(f"the run's folder {self.folder} could not be written at the end: {error}")
+                print(f"ghee: {self._notes[-1]}", file=sys.stderr, flush=True)
+            finally:
+                self._over.set()
+
+    def _run_attempts(self) -> None:
         while True:
             try:
                 self._driver.run()
-                how = "finished"
+                return
             except BaseException as error:
-                if self._begin_again(error):
-                    continue
-                self._error = error
-                how = "cancelled" if isinstance(error, CancelledError) else f"failed: {type(error).__name__}"
-            break
-        try:
-            self._journal.append(kind="end", how=how)
-            self._journal.close()
-            self._end_observers()
+                try:
+                    goes_on = self._begin_again(error)
+                except Exception as why:
+                    why.add_note(f"the run could not be begun again, after this: {type(error).__name__}: {error}")
+                    raise why from error
+                if not goes_on:
+                    raise
+
+    def _tidy_up(self) -> None:
+        error = self._error
+        how = "finished" if error is None else "cancelled" if isinstance(error, CancelledError) else ""
+        with contextlib.ExitStack() as ending:  # last first, and all of it
+            ending.callback(lambda: (self.folder / "report.json").write_text(self.report.to_json()))
+            if error is None:
+                ending.callback(lambda: [say(warning) for warning in self.report.warnings])  # the last line
             if self._progress is not None:
-                self._progress.close(self.report if self._error is None else None)
-            if self._error is None:
-                for warning in self.report.warnings:
-                    say(warning)
-            (self.folder / "report.json").write_text(self.report.to_json())
-        finally:
-            self._over.set()
+                ending.callback(self._progress.close, self.report if error is None else None)
+            ending.callback(self._end_observers)
+            ending.callback(self._journal.close)
+            ending.callback(self._journal.append, kind="end", how=how or f"failed: {type(error).__name__}")
 
     def _end_observers(self) -> None:
         if self._trace is not None:
@@ -120,11 +143,13 @@ class Run:
             return False
         self._restarts_left -= 1
         start = start_of(self._plan, self._journal, self.folder)
-        self._restarts.append(f"{str(error).splitlines()[0]}; the run was begun again at {start}")
+        self._restarts.append(f"{(str(error) or type(error).__name__).splitlines()[0]}; the run was begun again at {start}")
         self._journal.append(kind="restart", reason=self._restarts[-1])
         self._driver = self._attempt(start, self._restarts)
         if self._stopped:
             self._driver.drain()
+        if self._cancelled:  # meanwhile, and the driver that was told has ended
+            self._driver.cancel()
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -279,16 +304,21 @@ def run_here(
     settings = None if traced is None else TraceSettings.begin(folder / "trace", sum(s.size for s in plan.stages))
 
     def attempt(start: Start, restarts: list[str]) -> Driver:
-        return Driver(
-            plan, launcher(plan, folder) if launcher else _launcher(on, folder, shown), folder.name, folder,
-            retries=retries, observe=observe or (shown.update if shown else None), start=start, journal=journal,
-            restarts=restarts, trace=settings,
-        )  # fmt: skip
+        chosen = launcher(plan, folder) if launcher else _launcher(on, folder, shown)
+        try:
+            return Driver(
+                plan, chosen, folder.name, folder, retries=retries, observe=observe or (shown.update if shown else None),
+                start=start, journal=journal, restarts=restarts, trace=settings,
+            )  # fmt: skip
+        except BaseException:
+            chosen.close()
+            raise
 
     told = make_metrics(metrics)
     try:
         handle = Run(plan, attempt, start, folder, journal, shown, retries if isinstance(on, str) else 0, told, traced)
     except BaseException:
+        journal.close()
         if told is not None:
             told.close()
         raise

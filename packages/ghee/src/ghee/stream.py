@@ -123,6 +123,7 @@ class Batches:
     def _deliver(self, arrived: Arrived) -> object:
         self._at(arrived.id)
         self._given, self._since = True, time.perf_counter()
+        self._manager.times.given = self._taken + 1
         counts = self._counts
         counts.batches += 1
         if arrived.fill is Tail.PAD:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ghee.errors import MachineError
 from ghee.install import how_to_install_ours
 from ghee.launch.contract import Death, World
-from ghee.protocol.messages import RankId
+from ghee.protocol.messages import Cause, RankId
 from ghee.rank import run_rank
 from ghee.resources import Resources
 from ghee.transfer.contract import Endpoint, Store
@@ -395,7 +395,8 @@ class KubernetesLauncher:
             index = started.world.first + (error.rank or 0)
             reason = f"rank {index} of stage {started.world.name!r}: {error}"
             dead = RankId(started.world.stage, index, started.world.life)
-            self._deaths.append(Death(dead, reason, lost or error.reason in _KILLED))
+            killed = lost or error.reason in _KILLED
+            self._deaths.append(Death(dead, reason, Cause.KILLED if killed else Cause.EXITED))
         if self._endpoint is not None:
             self._endpoint.wake()
 

@@ -67,6 +67,7 @@ class Times:
 
     `set_aside` counts messages of the source that could not be decoded and were passed over.
     `largest_in` is of the batches, in rows.
+    `given` counts the batches that a loop's function has been handed, the one it is at among them.
     `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
     """
 
@@ -83,6 +84,7 @@ class Times:
     read: float = 0.0
     cpu: float = 0.0
     largest_in: int = 0
+    given: int = 0
 
 
 class Instructions(NamedTuple):
