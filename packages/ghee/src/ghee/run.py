@@ -111,12 +111,16 @@ class Run:
         with contextlib.ExitStack() as ending:  # last first, and all of it
             ending.callback(lambda: (self.folder / "report.json").write_text(self.report.to_json()))
             if error is None:
-                ending.callback(lambda: [say(warning) for warning in self.report.warnings])  # the last line
+                ending.callback(self._say_warnings)  # the last line
             if self._progress is not None:
                 ending.callback(self._progress.close, self.report if error is None else None)
             ending.callback(self._end_observers)
             ending.callback(self._journal.close)
             ending.callback(self._journal.append, kind="end", how=how or f"failed: {type(error).__name__}")
+
+    def _say_warnings(self) -> None:
+        for warning in self.report.warnings:
+            say(warning)
 
     def _end_observers(self) -> None:
         if self._trace is not None:
