@@ -58,6 +58,8 @@ STOP_SECONDS = 5.0
 FIRST_CAUSE_SECONDS = 0.3
 """When a rank of a world fails, another one's death may be why: how long to wait for the news of it."""
 
+_NOTHING = "there is nothing to read, and epochs=None would read it for ever: give a number"
+
 _ERRORS: dict[Cause, type[GheeError]] = {
     Cause.CHECKPOINT: CheckpointError,
     Cause.LEDGER: LedgerError,
@@ -150,7 +152,7 @@ class Driver:
                 self._fix_source()
                 self._splits = self.plan.source.splits()
                 if not self._splits and self.plan.epochs >= UNTIL_RETURN:
-                    raise SourceError("there is nothing to read, and epochs=None would read it for ever: give a number")
+                    raise SourceError(_NOTHING)
             self._write_beginning()
             self.launcher.check(self._worlds(at_most=True))
             positions = dict(self._start.positions)
@@ -394,6 +396,9 @@ class Driver:
         self._counted = time.monotonic()
         self._recent.add(self._counted, self._rows_read())
         self._look_at_waits(self._counted)
+        second = self._coordinator.edges[0].first + 1  # all of the first may have been taken in an earlier run
+        if self.plan.epochs >= UNTIL_RETURN and not self._rows_read() and self._coordinator.splits.is_over(second):
+            raise SourceError(_NOTHING)
         asked = stopping.asked(self.folder)
         if asked is not None and self._feed is not None and asked == stopping.IN_ORDER:
             self._draining.set()
