@@ -1,6 +1,6 @@
 """Kafka beside plain confluent-kafka on one broker of this machine: reading, read-process-write exactly once, memory.
 
-    python benchmarks/kafka.py                   # reading and exactly once; needs Java and Maven, and ghee[kafka]
+    python benchmarks/kafka.py                   # reading and exactly once; needs Java and Maven, and confluent-kafka
     python benchmarks/kafka.py --only memory
     python benchmarks/kafka.py --against ../before/packages/ghee/src --share 0.3    # an older ghee too, fewer rows
 

@@ -1,6 +1,6 @@
 """Kills random processes around a real Kafka broker and counts rows that were lost or seen twice: `python kafka_soak.py 50`.
 
-    python benchmarks/kafka_soak.py 30 --into topic   # an endless stream with transactions; needs Java, Maven, ghee[kafka]
+    python benchmarks/kafka_soak.py 30 --into topic   # an endless stream with transactions; needs Java, confluent-kafka
     python benchmarks/kafka_soak.py 30 --into files   # a topic with an end, written to Parquet; goes on by `ghee.resume`
 
 Victims: the rank that reads, a map's, the sink's, the driver, and now and then the broker, each with SIGKILL at a random

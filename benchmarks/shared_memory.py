@@ -1,6 +1,6 @@
 """What MPICH needs in /dev/shm: what a world takes where there is plenty, and from which size on it starts.
 
-    python benchmarks/shared_memory.py            (all but the first column needs root, for a /dev/shm of its own)
+    python benchmarks/shared_memory.py [--ranks 1 2 3]   (all but the first column needs root, for a /dev/shm of its own)
 
 By default UCX, under MPICH, takes some for itself as well. Where there is little it does without; in between it may take
 what MPICH then misses, and a rank dies of SIGBUS: so the smallest size that starts is not one to rely on, and the figure
@@ -9,6 +9,7 @@ to rely on is the one from which every larger size starts too. ghee tells UCX to
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -56,12 +57,15 @@ def find_sizes(size: int, settings: dict[str, str]) -> tuple[int, int]:
 
 def main() -> None:
     """Print a table for MPICH as it comes, and one with ghee's settings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=list(WORLDS), help="sizes of the worlds")
+    worlds = parser.parse_args().ranks
     for settings in ({}, MPI_SETTINGS):
         print(f"settings {settings}; MiB, and MiB for each rank")
         print(
             "ranks | taken where there is plenty | smallest that starts | starts in this and every larger one up to 9 a rank"
         )
-        for size in WORLDS:
+        for size in worlds:
             full = start_world(size, settings)
             assert full is not None
             figures: list[float] = [full / MIB]

@@ -3,7 +3,7 @@
     python on_pods.py                                        on this machine
     python on_pods.py --image registry/team/train:1.2        on Pods, where a claim holds the data (`--claim`)
 
-Nothing differs between the two but `on=`. The image needs Python of the same minor version, ghee[torch] and swimmy[mpi]; the
+Nothing differs between the two but `on=`. The image needs Python of the same minor version, torch, ghee, swimmy, mpich; the
 claim is mounted at the folder that `data.py` prints, so copy what lies there onto it. Ends with 1 if the RMSE differs from
 the plain loop's by more than chance explains.
 """

@@ -22,23 +22,6 @@ from swimmy.manifests import RUN_LABEL
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.append(str(EXAMPLES / "movielens"))
 
-NAMESPACE = "restricted"
-IMAGE = "localhost/ghee/python:test"
-# What ranks do not import; it makes the image smaller.
-_LEFT_OUT = (
-    "mypy",
-    "pip",
-    "setuptools",
-    "ruff",
-    "hypothesis",
-    "_pytest",
-    "grimp",
-    "pandas",
-    "IPython",
-    "torch",
-    "nvidia",
-    "triton",
-)
 _KINDS = {"core": ("pods", "secrets", "configmaps", "services"), "batch": ("jobs",)}
 
 
@@ -47,6 +30,8 @@ class Place:
     """A cluster to run on."""
 
     kube: Any
+    image: str
+    namespace: str
     _claims: set[str] = field(default_factory=set)
 
     def on(self, **pods: Any) -> ghee.Kubernetes:
@@ -55,7 +40,7 @@ class Place:
             "python": sys.executable, "cpus": "50m", "memory": "512Mi", "image_pull_policy": "Never", "grace": 1,
             "lease": 10, **pods,
         }  # fmt: skip
-        return ghee.Kubernetes(image=IMAGE, kubeconfig=str(self.kube.kubeconfig), namespace=NAMESPACE, pods=asked)
+        return ghee.Kubernetes(image=self.image, kubeconfig=str(self.kube.kubeconfig), namespace=self.namespace, pods=asked)
 
     def claim(self, name: str, folder: Path, *, read_only: bool = False) -> swimmy.Volume:
         """A folder of this machine as a claim of the namespace, mounted where it lies here; made on first use."""
@@ -63,9 +48,11 @@ class Place:
             modes = ["ReadOnlyMany" if read_only else "ReadWriteMany"]
             size = {"storage": "1Gi"}
             volume = {"hostPath": {"path": str(folder)}, "accessModes": modes, "capacity": size, "storageClassName": ""}
-            wanted = {"accessModes": modes, "storageClassName": "", "volumeName": name, "resources": {"requests": size}}
-            self.kube.request("POST", "/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": volume})
-            path = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"
+            wanted: dict[str, Any] = {"accessModes": modes, "storageClassName": "", "resources": {"requests": size}}
+            wanted["volumeName"] = f"{self.namespace}-{name}"  # volumes are of the whole cluster, claims of a namespace
+            described = {"metadata": {"name": wanted["volumeName"]}, "spec": volume}
+            self.kube.request("POST", "/api/v1/persistentvolumes", described)
+            path = f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims"
             self.kube.request("POST", path, {"metadata": {"name": name}, "spec": wanted})
             self._claims.add(name)
         return swimmy.claim(name, str(folder), read_only=read_only)
@@ -77,8 +64,8 @@ class Place:
     def paths(self) -> list[str]:
         """Where objects of runs would be."""
         query = f"?labelSelector={RUN_LABEL}"
-        core = [f"/api/v1/namespaces/{NAMESPACE}/{kind}{query}" for kind in _KINDS["core"]]
-        return [*core, f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs{query}"]
+        core = [f"/api/v1/namespaces/{self.namespace}/{kind}{query}" for kind in _KINDS["core"]]
+        return [*core, f"/apis/batch/v1/namespaces/{self.namespace}/jobs{query}"]
 
     def pods(self, name: str) -> list[dict[str, Any]]:
         """The Pods of runs whose name has this part."""
@@ -87,41 +74,34 @@ class Place:
 
     def delete_pod(self, name: str) -> None:
         """As an administrator would, without grace: what `kill -9` of a machine's Pod looks like."""
-        self.kube.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}?gracePeriodSeconds=0")
+        self.kube.request("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{name}?gracePeriodSeconds=0")
 
 
 @pytest.fixture(scope="session")
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+def place() -> Iterator[Place]:
     from servers.kube import missing_tools
 
     if missing := missing_tools():
         text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)
         pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
-    if any("movielens" in item.nodeid for item in request.session.items):
-        import data
-
-        data.prepare()  # now: in the cluster's network there is no way out
     with open_place() as opened:
         yield opened
 
 
 @contextlib.contextmanager
 def open_place() -> Iterator[Place]:
-    """A cluster of this machine for as long as it is entered."""
-    from servers.kube import Cluster, images
+    """A cluster of this machine, the tests' or one's own for as long as it is entered."""
+    from servers.kube import held
 
-    with Cluster() as kube:
-        mounted = Path(sysconfig.get_path("purelib")).glob("torch/lib/*.so*")
-        archive = images.python_image(kube.state / "python.tar", IMAGE, leave_out=_LEFT_OUT, needed_by=mounted)
-        kube.import_image(archive)
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
-        kube.request("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "ghee"}})
-        subject = {"kind": "ServiceAccount", "name": "ghee", "namespace": NAMESPACE}
-        for manifest in swimmy.manifests.rbac(NAMESPACE, subject):
+    with held.cluster() as kube:
+        namespace, labels = held.namespace(), {"pod-security.kubernetes.io/enforce": "restricted"}
+        kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
+        kube.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "ghee"}})
+        subject = {"kind": "ServiceAccount", "name": "ghee", "namespace": namespace}
+        for manifest in swimmy.manifests.rbac(namespace, subject):
             kind = {"Role": "roles", "RoleBinding": "rolebindings"}[manifest["kind"]]
-            kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/{kind}", manifest)
-        yield Place(kube)
+            kube.request("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{kind}", manifest)
+        yield Place(kube, held.IMAGE, namespace)
 
 
 @pytest.fixture

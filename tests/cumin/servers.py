@@ -1,5 +1,8 @@
 """Real servers for cumin's tests: S3 (versitygw, built with Go) and HDFS (from Maven). State in a temporary folder;
-each is killed with its process group. A missing tool is a visible skip, and a failure where CI is set."""
+each is killed with its process group. A missing tool is a visible skip, and a failure where CI is set.
+
+`python tests/cumin/servers.py` fetches and builds them before the tests; what this machine has no tools for is passed over.
+"""
 
 import os
 import shutil
@@ -65,13 +68,18 @@ def running(command: list[str], folder: Path, name: str, **env: str) -> Iterator
         process.wait(timeout=30)
 
 
+def versitygw() -> Path:
+    program = cache() / "versitygw"
+    if not program.exists():
+        subprocess.run(["go", "install", VERSITYGW], env={**os.environ, "GOBIN": str(cache())}, check=True, timeout=900)
+    return program
+
+
 @contextmanager
 def s3(folder: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """A bucket on a real S3 server: its URL and fsspec's options."""
     need("go", "apt-get install golang")
-    program = cache() / "versitygw"
-    if not program.exists():
-        subprocess.run(["go", "install", VERSITYGW], env={**os.environ, "GOBIN": str(cache())}, check=True, timeout=900)
+    program = versitygw()
     (folder / "data/bucket").mkdir(parents=True)
     port = free_port()
     command = [str(program), "--port", f"127.0.0.1:{port}", "posix", str(folder / "data")]
@@ -153,3 +161,10 @@ def wait_live(port: int, log: Path) -> None:
                 return
         time.sleep(0.1)
     pytest.fail(f"no DataNode came up:\n{log.read_text()[-3000:]}")
+
+
+if __name__ == "__main__":
+    if shutil.which("go"):
+        versitygw()
+    if shutil.which("mvn") and shutil.which("java"):
+        hadoop_jars()

@@ -39,7 +39,7 @@ def test_an_identical_build_is_never_run_again(recipe: dict[str, Any], monkeypat
     again = build(recipe)
     assert again.hit
     assert (again.build_id, again.content_id, again.files()) == (first.build_id, first.content_id, first.files())
-    reformatted = recipe["sql"].replace("SELECT", "-- n of clicks\n  select  ")
+    reformatted = recipe["sql"].replace("SELECT", "-- n of clicks\n  SELECT  ")
     assert build(recipe, sql=reformatted).hit
 
 
@@ -174,6 +174,28 @@ def test_by_bytes_a_touched_file_is_the_same_and_a_flipped_bit_is_not(recipe: di
     path.write_bytes(data)
     assert plan_id(recipe, inputs=inputs) != wanted
     assert plan_id(recipe, inputs=inputs) != plan_id(recipe)  # two strengths are never equal
+
+
+def test_by_bytes_means_bytes_on_every_file_system(tmp_path: Path) -> None:
+    """`local://` is fsspec's own local file system: a remote one to cumin, without ETags."""
+
+    def write(value: int) -> None:
+        (tmp_path / "a.csv").write_text(f"v\n{value}\n")
+        os.utime(tmp_path / "a.csv", (1_700_000_000, 1_700_000_000))
+
+    for strength, seen in (("bytes", [1, 2]), ("stat", [1, 1])):
+        got = []
+        for value in (1, 2):
+            write(value)
+            source = cumin.files(f"local://{tmp_path}/a.csv", strength=strength)
+            made = cumin.build("x", sql="SELECT v FROM t", inputs={"t": source}, store=tmp_path / f"store-{strength}")
+            got += made.to_table()["v"].to_pylist()
+        assert got == seen
+    # A rewrite under the same time while the query runs is seen too.
+    moved = Store(tmp_path / "store-moved", reach=lambda point: write(3) if point == "written" else None)
+    source = cumin.files(f"local://{tmp_path}/a.csv", strength="bytes")
+    with pytest.raises(cumin.InputMovedError):
+        cumin.build("x", sql="SELECT v FROM t", inputs={"t": source}, store=moved)
 
 
 def test_a_file_that_was_just_written_is_waited_for(write_day: WriteDay, lake: Path, recipe: dict[str, Any]) -> None:

@@ -373,7 +373,7 @@ def test_functions_enter_the_id_by_their_code(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(globals(), "FACTOR", object())
     with pytest.raises(cumin.RecipeError, match=r"'FACTOR'.*has no canonical form.*Declare version="):
         build(double)
-    with pytest.raises(cumin.RecipeError, match=r"without readable source. Declare version="):
+    with pytest.raises(cumin.RecipeError, match=r"whose code cannot be read. Declare version="):
         build(abs)
     assert build(abs, version="1").to_table().to_pydict() == {"b": [1, 2]}
 

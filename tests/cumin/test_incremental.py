@@ -116,6 +116,112 @@ def test_a_look_back_counts_in_days_numbers_or_places(
     assert window.before(value, back) == [f"p={each}" for each in wanted]
 
 
+def lake_of(root: Path, values: dict[str, int], column: str = "dt") -> Path:
+    for name, value in values.items():
+        (folder := root / f"{column}={name}").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"v": [value]}), folder / "a.parquet")
+    return root
+
+
+WEEK = """SELECT d.dt, sum(e.v) AS week FROM (SELECT DISTINCT dt FROM events) AS d
+JOIN events AS e ON e.dt BETWEEN d.dt - 6 AND d.dt GROUP BY d.dt"""
+
+
+@pytest.mark.parametrize("back", [6, timedelta(days=6), "6 days"])
+def test_dates_without_hyphens_look_back_in_days(tmp_path: Path, back: Any) -> None:
+    days = [f"{date(2026, 1, 25) + timedelta(each):%Y%m%d}" for each in range(15)]
+    root = lake_of(tmp_path / "lake", dict.fromkeys(days, 1))
+    values: dict[str, Any] = {
+        "sql": WEEK,
+        "inputs": {"events": cumin.hive(root, partition={"dt": "%Y%m%d"})},
+        "partition_by": "dt",
+    }
+    first = cumin.build("week", **values, lookback={"events": back}, store=tmp_path / "store")
+    assert first.manifest["recipe"]["lookback"] == {"events": 6 if back == 6 else "6 days"}
+    lake_of(root, {"20260131": 100})  # late
+    second = cumin.build("week", **values, lookback={"events": back}, store=tmp_path / "store")
+    assert second.manifest["stats"]["partitions_built"] == 7
+    assert second.content_id == cumin.build("week", **values, store=tmp_path / "other").content_id
+    weeks = {row["dt"]: row["week"] for row in second.to_table().to_pylist()}
+    assert weeks[date(2026, 2, 6)] == 106
+    assert weeks[date(2026, 2, 7)] == 7
+
+
+@pytest.mark.parametrize("values", [["20260131", "20260201"], ["202512", "202601"], ["2026013123", "2026020100"]])
+def test_whole_numbers_that_look_like_dates_have_no_look_back(tmp_path: Path, values: list[str]) -> None:
+    root = lake_of(tmp_path / "lake", dict.fromkeys(values, 1))
+    recipe: dict[str, Any] = {"sql": "SELECT dt, v FROM t", "partition_by": "dt",
+                              "inputs": {"t": cumin.hive(root, partition="dt")}, "store": tmp_path / "store"}  # fmt: skip
+    with pytest.raises(cumin.ConfigError, match=r'look like dates, .*partition=\{"dt": "%Y%m%d"\}'):
+        cumin.build("x", **recipe, lookback={"t": 1})
+    with pytest.raises(cumin.ConfigError, match="is in days, and 'dt' is of the type int"):
+        cumin.build("x", **recipe, lookback={"t": timedelta(days=1)})
+    assert cumin.build("x", **recipe, lookback={}).rows == 2  # nothing is counted back
+
+
+def test_months_look_back_by_a_time_only(tmp_path: Path) -> None:
+    root = lake_of(tmp_path / "lake", {"202511": 1, "202512": 2, "202601": 3})
+    recipe: dict[str, Any] = {"sql": "SELECT dt, v FROM t", "inputs": {"t": cumin.hive(root, partition={"dt": "%Y%m"})},
+                              "partition_by": "dt", "store": tmp_path / "store"}  # fmt: skip
+    with pytest.raises(cumin.ConfigError, match=r"has no days: give a time, timedelta\(days=31\)"):
+        cumin.build("x", **recipe, lookback={"t": 1})
+    made = cumin.build("x", **recipe, lookback={"t": timedelta(days=31)})
+    assert made.to_table().to_pylist() == [
+        {"dt": day, "v": value} for day, value in ((date(2025, 11, 1), 1), (date(2025, 12, 1), 2), (date(2026, 1, 1), 3))
+    ]
+
+
+def test_partitions_by_written_dates_are_left_out_and_named_by_their_values(tmp_path: Path) -> None:
+    root = lake_of(tmp_path / "lake", {"20260101": 1, "20260102": 2})
+    inputs = {"t": cumin.hive(root, partition={"dt": "%Y%m%d"})}
+    plan = cumin.plan("x", sql="SELECT v FROM t WHERE dt = DATE '2026-01-02'", inputs=inputs)
+    assert list(plan.state["t"]) == ["dt=20260102"]
+    (root / "dt=2026-01-03").mkdir()
+    with pytest.raises(cumin.InputError, match="'2026-01-03' is no date written as %Y%m%d"):
+        cumin.plan("x", sql="SELECT v, dt FROM t", inputs=inputs)
+    with pytest.raises(cumin.ConfigError, match="or how a date is written"):
+        cumin.hive(root, partition={"dt": "%y%m"})
+
+
+def test_rows_of_a_partition_that_no_input_has_are_not_lost(tmp_path: Path) -> None:
+    root = lake_of(tmp_path / "lake", {f"2026-01-0{day}": day for day in range(1, 6)})
+    inputs = {"t": cumin.hive(root, partition="dt")}
+    values: dict[str, Any] = {"sql": "SELECT CAST(dt + 1 AS DATE) AS dt, v FROM t", "inputs": inputs, "partition_by": "dt",
+                              "store": tmp_path / "store"}  # fmt: skip
+    assert cumin.build("x", **values).rows == 5
+    with pytest.raises(cumin.NotPartitionLocalError, match="rows of dt=2026-01-06, and no input has that partition"):
+        cumin.build("x", **values, lookback={"t": 1})
+    within = {**values, "sql": values["sql"] + " WHERE dt < DATE '2026-01-05' OR dt IS NULL AND v > 9"}
+    assert cumin.build("x", **within, lookback={"t": 1}, partitions=("2026-01-02", "2026-01-04")).rows == 3
+
+
+def test_numbers_written_with_zeros_are_partitions_of_their_value(tmp_path: Path) -> None:
+    root = lake_of(tmp_path / "lake", {"001": 1, "002": 2}, "n")
+    inputs = {"t": cumin.hive(root, partition={"n": "int"})}
+    made = cumin.build("x", sql="SELECT n, v FROM t", inputs=inputs, partition_by="n", lookback={"t": 0},
+                       store=tmp_path / "store")  # fmt: skip
+    assert made.to_table().to_pylist() == [{"n": 1, "v": 1}, {"n": 2, "v": 2}]
+
+
+def test_one_new_day_reads_twice_its_window_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rolling: dict[str, Any], lake: Path, write_day: WriteDay
+) -> None:
+    from cumin.engines.duckdb_engine import DuckDB
+
+    build(rolling)
+    write_day(lake / "events", 10)
+    read: list[int] = []
+    run = DuckDB.run
+
+    def counted(self: DuckDB, sql: str, relations: Any, *rest: Any) -> Any:
+        read.append(len(relations["lake.events"].files))
+        return run(self, sql, relations, *rest)
+
+    monkeypatch.setattr(DuckDB, "run", counted)
+    build(rolling)
+    assert read == [3, 5]  # its own and two before; and for the probe also those of the two before it
+
+
 def test_a_year_of_partitions_is_planned_without_looking_at_pairs_of_them(tmp_path: Path) -> None:
     data = io.BytesIO()
     pq.write_table(pa.table({"a": [1]}), data)

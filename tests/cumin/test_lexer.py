@@ -8,18 +8,23 @@ from hypothesis import strategies as st
 
 from cumin.encoding import digest
 from cumin.errors import QueryError
-from cumin.lexer import RESERVED, canonical, tokens
+from cumin.lexer import canonical, tokens, without_end
 
 SAME = [
-    ("SELECT a FROM t", "select\n  a -- the a\nfrom t /* table */ ;"),
+    ("SELECT a FROM t", "SELECT\n  a -- the a\nFROM t /* table */ ;"),
     ("SELECT a FROM t", "SELECT a/* /* nested */ */FROM t"),
     ("SELECT a<>1 FROM t", "SELECT a <> 1 FROM t"),
-    ("SELECT x::int FROM t", "select x :: int from t"),
+    ("SELECT x::int FROM t", "SELECT x :: int FROM t"),
+    ("SELECT a FROM t", "SELECT a -- the a\rFROM t"),
+    ("SELECT a FROM t", "SELECT a -- the a\r\nFROM t; -- the end"),
 ]
 DIFFERENT = [
     ("SELECT a FROM t", "SELECT A FROM t"),
     ("SELECT a AS Foo FROM t", "SELECT a AS foo FROM t"),
     ("SELECT a AS Select FROM t", "SELECT a AS select FROM t"),
+    ("SELECT struct_pack(left := a) FROM t", "SELECT struct_pack(LEFT := a) FROM t"),
+    ("SELECT {is: a} FROM t", "SELECT {IS: a} FROM t"),
+    ("SELECT a, -- twice\r 2 * b FROM t", "SELECT a, -- twice\r 3 * b FROM t"),
     ("SELECT 'a' FROM t", "SELECT 'A' FROM t"),
     ("SELECT 'a  b' FROM t", "SELECT 'a b' FROM t"),
     ('SELECT "a" FROM t', "SELECT a FROM t"),
@@ -94,14 +99,13 @@ def test_any_text_is_tokens_that_cover_it_or_an_error(text: str) -> None:
     assert all(one.end <= other.start for one, other in itertools.pairwise(found))
 
 
-def test_reserved_words_are_no_column_names_of_duckdb() -> None:
-    import duckdb
+@pytest.mark.parametrize("tail", [";", ";\n", " ; ;", "; -- the end", " -- the end", " -- the end\r", "\n/* the end */;"])
+def test_what_closes_a_query_is_cut_off(tail: str) -> None:
+    assert without_end("SELECT 1 AS a" + tail, "duckdb") == "SELECT 1 AS a"
 
-    connection = duckdb.connect()
-    try:
-        free = connection.execute(
-            "SELECT upper(keyword_name) FROM duckdb_keywords() WHERE keyword_category IN ('unreserved', 'column_name')"
-        ).fetchall()
-    finally:
-        connection.close()
-    assert not RESERVED & {name for (name,) in free}
+
+def test_a_comment_that_spark_continues_on_the_next_line_is_refused() -> None:
+    text = "SELECT a FROM t -- all \\\nWHERE b = 1"
+    assert tokens(text, "duckdb")[-1].text == "1"
+    with pytest.raises(QueryError, match="line 1, column 17 ends with a backslash"):
+        tokens(text, "spark")

@@ -16,7 +16,7 @@ settings.load_profile("examples")
 
 @pytest.fixture(scope="session")
 def movielens() -> Path:
-    """The folder with the real train/ and test/; fetched once and kept between test runs."""
+    """The folder with the real train/ and test/, which `python examples/movielens/data.py` has fetched before the tests."""
     import data
 
     return data.prepare()

@@ -1,9 +1,8 @@
-"""After every test nothing is left: processes, threads, descriptors, shared memory, files. A hang dumps all stacks."""
+"""After every test nothing is left: processes, threads, descriptors, shared memory, files."""
 
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import gc
 import os
 import select
@@ -23,9 +22,6 @@ SESSION = "GHEE_TEST_SESSION"
 
 GRACE = 10.0
 """Seconds within which what is on its way out has to be gone; a limit, never something that is waited for."""
-
-HANG = 100.0
-"""Seconds after which the stacks of all threads are written: before pytest-timeout ends the session (120 s)."""
 
 
 def started_processes() -> dict[int, str]:
@@ -164,9 +160,7 @@ def _nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pyte
         "shared memory": set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set(),
         "mapped memory": mapped_memory(),
     }
-    faulthandler.dump_traceback_later(HANG, exit=False)
     yield
-    faulthandler.cancel_dump_traceback_later()
     for thread in our_threads() - before["threads"]:
         thread.join(GRACE)
     processes = started_processes()

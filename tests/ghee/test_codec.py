@@ -103,6 +103,7 @@ class Local(torch.Tensor):
     """A subclass without rules of its own."""
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_tensors_of_every_layout() -> None:
     image = torch.arange(120.0).reshape(2, 3, 4, 5)
     for sent in (image.to(memory_format=torch.channels_last), image.permute(3, 0, 2, 1), image.as_subclass(Local)[:1]):
@@ -123,7 +124,8 @@ def test_quantized_and_nested_tensors() -> None:
     whole = torch.arange(100_000.0)
     by_tensor = torch.quantize_per_tensor(whole, 0.5, 1, torch.qint8)
     by_channel = torch.quantize_per_channel(torch.eye(3), torch.ones(3), torch.zeros(3), 0, torch.quint8)
-    for sent in (by_tensor, by_tensor[7:12], by_channel):
+    whole_points = torch.quantize_per_channel(torch.eye(3), torch.ones(3), torch.zeros(3, dtype=torch.int64), 0, torch.qint8)
+    for sent in (by_tensor, by_tensor[7:12], by_channel, whole_points):
         arrived = travel(sent)
         assert arrived.is_quantized
         assert arrived.qscheme() == sent.qscheme()
@@ -137,6 +139,7 @@ def test_quantized_and_nested_tensors() -> None:
         assert rows_of(nested) == 2
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
 def test_kinds_of_numpy_arrays(tmp_path: Any) -> None:
     rows = 20_000
     mapped = numpy.memmap(tmp_path / "map", "f8", "w+", shape=(rows,))

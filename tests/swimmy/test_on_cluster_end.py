@@ -85,6 +85,7 @@ def compact_history() -> None:
     ask("compaction", revision=revision, physical=True)
 
 
+@pytest.mark.alone
 def test_the_api_server_dies_and_its_history_with_it_and_the_run_does_not_notice(place: Any, kube: Any) -> None:
     def count() -> int:
         import signal

@@ -284,9 +284,8 @@ def test_versions_differ(place: Place, table_row: Any, kube: Any, tmp_path: Path
     shutil.copytree(Path(cloudpickle.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
     text = (folder / "__init__.py").read_text()
     (folder / "__init__.py").write_text(text.replace(f'"{cloudpickle.__version__}"', '"2.2.1"'))
-    kube.import_image(
-        images.layered_image(kube.state / "other.tar", OTHER_IMAGE, {"/other/cloudpickle": folder}, kube.images[-1])
-    )
+    added, base = {"/other/cloudpickle": folder}, kube.state / "python.tar"
+    kube.import_image(images.layered_image(tmp_path / "other.tar", OTHER_IMAGE, added, base))
     error = raised(place, table_row, image=OTHER_IMAGE, env={"PYTHONPATH": "/other"})
     assert isinstance(error, errors.VersionMismatch)
     assert f"cloudpickle {cloudpickle.__version__} here, 2.2.1 there" in str(error)
@@ -371,20 +370,17 @@ def test_evicted_by_the_kubelet(place: Place, table_row: Any) -> None:
     assert error.retryable
 
 
-def test_preempted(place: Place, table_row: Any, kube: Any) -> None:
+def test_preempted(place: Place, table_row: Any, kube: Any, second_node: tuple[str, dict[str, Any]]) -> None:
     path = "/apis/scheduling.k8s.io/v1/priorityclasses"
     kube.request("POST", path, {"metadata": {"name": "urgent"}, "value": 1000})
+    node, there = second_node
     try:
-        allocatable = kube.request("GET", f"/api/v1/nodes/{kube.node}")["status"]["allocatable"]["cpu"]
+        allocatable = kube.request("GET", f"/api/v1/nodes/{node}")["status"]["allocatable"]["cpu"]
         half = int(allocatable) / 2 - 0.1
-        with running(place, cpus=half) as (handle, _):
+        with running(place, cpus=half, **there) as (handle, _):
+            urgent = place.pods(cpus=half, priority_class="urgent", **there)
             with (
-                swimmy.submit(
-                    wait_forever,
-                    pods=place.pods(cpus=half, priority_class="urgent"),
-                    cluster=place.cluster,
-                    reach="direct",
-                ) as other,
+                swimmy.submit(wait_forever, pods=urgent, cluster=place.cluster, reach="direct") as other,
                 pytest.raises(errors.Preempted, match="higher priority") as caught,
             ):
                 handle.result(60)
@@ -400,18 +396,19 @@ def test_deadline(place: Place, table_row: Any) -> None:
     assert "raise deadline=" in str(error)
 
 
-def test_tainted_node_and_lost_node(place: Place, table_row: Any, kube: Any) -> None:
-    node = kube.add_node()
-    selector = {"kubernetes.io/hostname": node}
+def test_tainted_node_and_lost_node(
+    place: Place, table_row: Any, kube: Any, second_node: tuple[str, dict[str, Any]]
+) -> None:
+    node, there = second_node
     path = f"/api/v1/nodes/{node}"
-    with running(place, node_selector=selector) as (handle, _):
-        taint = {"spec": {"taints": [{"key": "broken", "value": "yes", "effect": "NoExecute"}]}}
+    with running(place, **there) as (handle, _):
+        taint = {"spec": {"taints": [kube.reserved, {"key": "broken", "value": "yes", "effect": "NoExecute"}]}}
         kube.request("PATCH", path, taint, "application/merge-patch+json")
         with pytest.raises(errors.NodeLost, match="lost with its machine") as caught:
             handle.result(60)
     table_row(caught.value)
-    kube.request("PATCH", path, {"spec": {"taints": None}}, "application/merge-patch+json")
-    with running(place, node_selector=selector, silence=20) as (handle, _):
+    kube.request("PATCH", path, {"spec": {"taints": [kube.reserved]}}, "application/merge-patch+json")
+    with running(place, **there, silence=20) as (handle, _):
         kube.kill("kubelet2")  # the machine as the cluster sees it
         pids = [agent_pid(kube, handle.id, index) for index in (0, 1)]
         for pid in pids:

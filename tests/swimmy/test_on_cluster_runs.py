@@ -186,6 +186,21 @@ def test_a_detached_run_is_found_again(place: Any, state_folder: Any) -> None:
         swimmy.attach(first.id, cluster=place.cluster)
 
 
+@pytest.mark.parametrize("look", [swimmy.attach, swimmy.cancel])
+def test_a_detached_run_is_not_forgotten_where_it_was_looked_for_elsewhere(
+    place: Any, kube: Any, look: Any, state_folder: Any
+) -> None:
+    with swimmy.submit(lambda: "found", pods=place.pods(), cluster=place.cluster, reach="direct", detach=True) as first:
+        pass
+    elsewhere = swimmy.Cluster(str(kube.kubeconfig), namespace="default")
+    words = f"not in namespace 'default' .* was submitted to namespace '{place.cluster.namespace}'.*its keys are kept"
+    with pytest.raises(swimmy.errors.RunGone, match=words):
+        look(first.id, cluster=elsewhere)
+    elsewhere.close()
+    with swimmy.attach(first.id, cluster=place.cluster) as second:
+        assert second.result(90) == ["found"]
+
+
 def test_the_printed_role_is_enough_and_without_it_the_refusal_names_the_verb(place: Any, kube: Any) -> None:
     from swimmy.manifests import rbac
 
@@ -193,7 +208,7 @@ def test_the_printed_role_is_enough_and_without_it_the_refusal_names_the_verb(pl
     kubeconfig = kube.authority.kubeconfig("alice", "/CN=alice")
     alice = swimmy.Cluster(str(kubeconfig), namespace=namespace)
     try:
-        with pytest.raises(PermissionMissing, match=r"create Job in namespace 'restricted' is not allowed.*swimmy rbac"):
+        with pytest.raises(PermissionMissing, match=rf"create Job in namespace '{namespace}' is not allowed.*swimmy rbac"):
             swimmy.run(where, (1,), pods=place.pods(), cluster=alice, timeout=60)
         subject = {"kind": "User", "name": "alice", "apiGroup": "rbac.authorization.k8s.io"}
         for manifest in rbac(namespace, subject):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from swimmy.record import Ahead
     from swimmy.spec import Mpi, Pods, Volume, claim, config_map, empty_dir, host_path, mpi, secret
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "swimmy.api": ("ahead", "attach", "cancel", "run", "runs", "submit", "submit_each"),
     "swimmy.handle": ("Event", "Handle", "LogLine", "PodView"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -167,6 +166,7 @@ def _remember(cluster: Cluster, spec: Spec, handle: Handle) -> None:
     described = {
         "server": access.server,
         "client": [access.client.public, access.client.secret],
+        "cluster": cluster.server,
         "namespace": cluster.namespace,
         "direct": spec.direct,
         "pods": {
@@ -182,18 +182,20 @@ def _remember(cluster: Cluster, spec: Spec, handle: Handle) -> None:
 
 
 def attach(run: str, *, cluster: Cluster | None = None) -> Handle:
-    """Follows a detached run again: its log from the first line, its result. Raises RunGone where it, or its key, is not
-    here.
+    """Follows a detached run again: its log from the first line, its result. ``cluster`` is the namespace that the run was
+    submitted to unless given.
+
+    Raises RunGone where it, or its key, is not here. A run that is not where it was submitted to is forgotten with that.
     """
-    path = _folder() / f"{run}.json"
-    if not path.exists():
+    known = _recall(run)
+    if known is None:
+        path = _folder() / f"{run}.json"
         raise RunGone(f"the keys of run {run!r} are not on this machine ({path}): attach from the machine that submitted it")
-    known = json.loads(path.read_text())
     cluster = cluster if cluster is not None else Cluster(namespace=known["namespace"])
     try:
         cluster.get_job(run)
     except NotFound:
-        path.unlink()
+        _forget_if_gone(run, known, cluster)
         raise RunGone(f"run {run!r} is no longer on the cluster (namespace {cluster.namespace!r})") from None
     access = Access(Keys(*known["client"]), known["server"])
     spec = Spec(run, Pods(**known["pods"]), Mpi(*known["mpi"]), b"", True, known["direct"], attached=access)
@@ -201,12 +203,39 @@ def attach(run: str, *, cluster: Cluster | None = None) -> Handle:
 
 
 def cancel(run: str, *, cluster: Cluster | None = None) -> None:
-    """Deletes a run's Job, with its Pods and its Secret; raises RunGone where there is none."""
-    cluster = cluster if cluster is not None else Cluster()
-    with contextlib.suppress(FileNotFoundError):
-        (_folder() / f"{run}.json").unlink()
-    if not cluster.delete_job(run):
-        raise RunGone(f"there is no run {run!r} in namespace {cluster.namespace!r}; `swimmy ps` lists them")
+    """Deletes a run's Job, with its Pods and its Secret; raises RunGone where there is none. ``cluster`` is the namespace
+    that a detached run was submitted to unless given.
+    """
+    known = _recall(run)
+    cluster = cluster if cluster is not None else Cluster(namespace=known["namespace"] if known else None)
+    if cluster.delete_job(run):
+        (_folder() / f"{run}.json").unlink(missing_ok=True)
+        return
+    if known is not None:
+        _forget_if_gone(run, known, cluster)
+    raise RunGone(f"there is no run {run!r} in namespace {cluster.namespace!r}; `swimmy ps` lists them")
+
+
+def _recall(run: str) -> dict[str, Any] | None:
+    """What is kept of a detached run; None where nothing is."""
+    try:
+        kept: dict[str, Any] = json.loads((_folder() / f"{run}.json").read_text())
+    except FileNotFoundError:
+        return None
+    return kept
+
+
+def _forget_if_gone(run: str, known: dict[str, Any], cluster: Cluster) -> None:
+    """Throws the keys of a run away that is not where it was submitted to; raises RunGone, and keeps them, where another
+    place was looked at: without them nobody could fetch the run's result.
+    """
+    submitted = known.get("cluster"), known["namespace"]
+    if submitted != (cluster.server, cluster.namespace):
+        raise RunGone(
+            f"run {run!r} is not in namespace {cluster.namespace!r} of {cluster.server}: it was submitted to namespace "
+            f"{submitted[1]!r} of {submitted[0] or 'a cluster'}. Name that (--namespace, --kubeconfig); its keys are kept"
+        )
+    (_folder() / f"{run}.json").unlink(missing_ok=True)
 
 
 def runs(*, cluster: Cluster | None = None) -> list[dict[str, Any]]:

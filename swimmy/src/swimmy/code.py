@@ -12,6 +12,7 @@ from typing import Any
 
 import cloudpickle
 
+from swimmy import pickling
 from swimmy.errors import SpecError
 
 
@@ -62,7 +63,7 @@ def dumps(
         raise SpecError(f"{function!r} cannot be called; pass a function")
     try:
         with _by_value([*own_modules(function), *modules]):
-            return bytes(cloudpickle.dumps((function, tuple(args), dict(kwargs or {}))))
+            return pickling.dumps((function, tuple(args), dict(kwargs or {})))
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
         raise SpecError(

@@ -145,22 +145,24 @@ def _serve(control: socket.socket) -> None:
         function, args, kwargs = cloudpickle.load(file)
     result = function(*args, **kwargs)
     path = Path(word["result"])
-    with open(path, "wb") as file:
-        cloudpickle.dump(result, file)
+    from swimmy import pickling
+
+    path.write_bytes(pickling.dumps(result))
     _send(control, {"report": "done", "path": str(path), "bytes": path.stat().st_size})
 
 
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as a report: text for people, and the pickled exception where it can be pickled and is small."""
     import base64
+    import pickle
 
-    import cloudpickle
+    from swimmy import pickling
 
     text = "".join(traceback.format_exception(error))
     pickled = b""
     try:
-        pickled = cloudpickle.dumps(error)
-        cloudpickle.loads(pickled)
+        pickled = pickling.dumps(error)
+        pickle.loads(pickled)
     except Exception:  # an exception may hold anything: its text is what must arrive
         pickled = b""
     return {

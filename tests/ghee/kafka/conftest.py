@@ -16,7 +16,7 @@ from servers.contract import pytest_runtest_makereport, running
 from servers.kafka import Kafka
 from servers.registry import Registry
 
-# `tox -e ghee` runs without the extra; `tox -e servers` has it.
+# `tox -e ghee` runs without the extra; `tox run -e kafka` has it.
 collect_ignore_glob = [] if importlib.util.find_spec("confluent_kafka") else ["test_*.py"]
 
 __all__ = ["pytest_runtest_makereport"]

@@ -14,6 +14,12 @@ from typing import Any
 import pytest
 
 import ghee
+from ghee.errors import TransactionError
+from ghee.io.kafka import sink
+from ghee.io.kafka.options import ReadOptions, WriteOptions, parse_url
+from ghee.io.kafka.sink import KafkaSink
+from ghee.io.kafka.source import KafkaSource
+from servers.contract import wait_until
 from servers.kafka import Kafka
 from servers.killed import POINTS, VICTIMS, Killed
 from servers.topics import committed, make_topic, numbers, produce, read_all
@@ -53,6 +59,38 @@ def test_nothing_is_seen_before_it_is_committed(kafka: Kafka) -> None:
         ghee.run(source.map(broken).write(f"{url}/{second}", transactions=True), on="inline")
     assert read_all(kafka.address, second) == []
     wait_for_commit(kafka, first, [-1001])
+
+
+def test_a_call_that_does_not_come_back_is_given_up(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka's call outlasts the limit that it was given; the next writer of that name shuts the old one out."""
+    monkeypatch.setattr(sink, "STUCK_SECONDS", 4.0)
+    address, (broker,) = kafka.address, kafka.programs
+    first, second = make_topic(address), make_topic(address)
+    produce(address, first, numbers(10))
+    target = KafkaSink(parse_url(f"kafka://{address}/{second}"), WriteOptions(transactions=True))
+    source = KafkaSource(parse_url(f"kafka://{address}/{first}"), ReadOptions(group=first, until=None))
+    stream = source.stream(lambda: None)
+    stream.begin({}, transactions=True)
+    try:
+        stream.ask()
+        wait_until(lambda: stream.take() is not None, 30, lambda: "nothing was cut")
+        writer, commit = target.writer(0), ([(first, 0, 10)], stream.membership())
+        writer.write({"value": [b"1", b"2"]})
+        writer._producer.flush()
+        broker.pause()
+        with pytest.raises(TransactionError, match="has not come back for 4 s"):
+            writer.end_epoch(commit)
+        writer.abort()  # of which the client is not asked
+        broker.go_on()
+        again = target.writer(0)
+        assert read_all(address, second) == []
+        again.write({"value": [b"1", b"2"]})
+        again.end_epoch((commit[0], stream.membership()))
+        assert [message.value() for message in read_all(address, second)] == [b"1", b"2"]
+        assert committed(address, first, first, 1) == [10]
+    finally:
+        broker.go_on()
+        stream.close()
 
 
 def wait_for_commit(kafka: Kafka, topic: str, offsets: list[int]) -> None:

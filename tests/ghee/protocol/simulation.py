@@ -62,6 +62,46 @@ class SimRank:
         self.rows: Counter[int] = Counter()
         self.finished = False
         self.refused: set[tuple[BatchId, RankId]] = set()
+        self.is_welcome = False
+        self.early: list[m.Send] = []
+        """What other ranks sent before the driver's welcome was here, which says how it is to be taken."""
+        self.readiness = sim.random.choice([1.0, 0.2, 0.03])
+        """How likely it is at each turn that the function is loaded; till then batches come in, and none is taken."""
+        self.is_ready = False
+
+    def welcome(self) -> None:
+        self.is_welcome = True
+        self.begin()
+        for action in self.early:
+            self.arrived(action)
+
+    def begin(self) -> None:
+        """What is made of the settings."""
+
+    def comes(self, action: m.Send) -> None:
+        if self.is_welcome:
+            self.arrived(action)
+        else:
+            self.early.append(action)
+
+    def arrived(self, action: m.Send) -> None:
+        raise AssertionError(action)
+
+    def turn(self) -> bool:
+        """Do the next thing of the function, if it is loaded."""
+        if not self.is_ready:
+            self.is_ready = self.is_welcome and self.sim.random.random() < self.readiness
+            if self.is_ready:
+                self.loaded()
+            self.sim.slowed = self.sim.slowed or self.is_welcome
+            return self.is_ready
+        return self.step()
+
+    def loaded(self) -> None:
+        """What the function does first."""
+
+    def step(self) -> bool:
+        raise NotImplementedError
 
     def tell(self, event: m.Event) -> None:
         self.sim.to_driver[self.rank].append(event)
@@ -135,7 +175,9 @@ class Reader(SimRank):
         self.reads: deque[m.Read] = deque()
         self.urgent: deque[m.Read] = deque()
         self.given_back: set[tuple[int, int]] = set()
-        self.tell(m.Idle(rank))
+
+    def loaded(self) -> None:
+        self.tell(m.Idle(self.rank))
 
     def other(self, action: m.Action) -> None:
         if isinstance(action, m.GiveBack):
@@ -183,9 +225,11 @@ class Mapper(SimRank):
 
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         super().__init__(sim, rank, rules)
-        self.delivery: Delivery[m.Send] = Delivery(False, rules.ordered)
-        self.delivery.epoch = sim.coordinator.edges[rank.stage].first
         self.waiting: m.Send | None = None
+
+    def begin(self) -> None:
+        first = self.sim.coordinator.edges[self.rank.stage].first
+        self.delivery: Delivery[m.Send] = Delivery(False, self.rules.ordered, first)
 
     def on(self, action: m.Action) -> None:
         if isinstance(action, m.EpochEnd):
@@ -241,8 +285,6 @@ class Consumer(SimRank):
 
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         super().__init__(sim, rank, rules)
-        gated = rules.kind == "loop" and rules.ranks > 1
-        self.delivery: Delivery[tuple[m.Send, int]] = Delivery(gated, rules.ordered)
         self.delivered: list[tuple[BatchId, Tail | None]] = []
         self.inbox: dict[BatchId, m.Send] = {}
         self.forward: list[m.Send] = []
@@ -252,7 +294,11 @@ class Consumer(SimRank):
         self.per_epoch: Counter[int] = Counter()
         self.group: list[BatchId] = []
         self.number, self.recorded = sim.plan.number, sim.plan.number
-        self.delivery.epoch = sim.coordinator.edges[rank.stage].first
+
+    def begin(self) -> None:
+        gated = self.rules.kind == "loop" and self.rules.ranks > 1
+        first = self.sim.coordinator.edges[self.rank.stage].first
+        self.delivery: Delivery[tuple[m.Send, int]] = Delivery(gated, self.rules.ordered, first)
 
     def ask(self, epoch: int) -> None:
         """Make a checkpoint, as all ranks of the loop do after the same batch."""
@@ -500,19 +546,22 @@ class Simulation:
             if queue:
                 moves.append(lambda rank=rank: self.carry_out(self.coordinator.on(self.to_driver[rank].popleft())) or True)
         for rank, actions in self.to_rank.items():
-            if actions:
+            if actions and self.ranks[rank].is_welcome:
                 moves.append(lambda rank=rank: self.ranks[rank].on(self.to_rank[rank].popleft()) or True)
+        for member in self.ranks.values():
+            if not member.is_welcome and not any(isinstance(e, m.Joined) for e in self.to_driver[member.rank]):
+                moves.append(lambda member=member: member.welcome() or True)
         if self.deaths:
             moves.append(self.die)
         for pair, parcels in self.between.items():
             if parcels and pair[1] in self.ranks:
-                moves.append(lambda pair=pair: self.ranks[pair[1]].arrived(self.between[pair].popleft()[0]) or True)
+                moves.append(lambda pair=pair: self.ranks[pair[1]].comes(self.between[pair].popleft()[0]) or True)
         return moves
 
     def run(self) -> m.Action:
         self.carry_out(self.coordinator.start())
         while self.outcome is None:
-            moves = self.moves() + [rank.step for rank in self.ranks.values()]
+            moves = self.moves() + [rank.turn for rank in self.ranks.values()]
             if self.crashes and self.random.random() < 0.03:
                 moves.append(self.crash)
             if self.changes and self.random.random() < 0.05:

@@ -181,7 +181,7 @@ def test_a_member_that_sends_what_it_must_not_fails_the_run_with_the_reason(mist
         while run.report.first_batch is None:
             assert not run.wait(0.01), "the run has ended before it began"
         to, frames, reason = MISTAKES[mistake]
-        member.send(launcher._driver if to is DRIVER else launcher._managers[0]._endpoint.address, frames)
+        member.send(launcher._driver if to is DRIVER else launcher._members[0]._endpoint.address, frames)
         tokens.put(False)  # it cannot end without whom the message was sent to
         with pytest.raises(TransferError, match=reason):
             run.result  # noqa: B018

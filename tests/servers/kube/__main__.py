@@ -10,11 +10,7 @@ import os
 import subprocess
 import sys
 
-from servers.kube import Cluster, images, missing_tools
-
-IMAGE = "localhost/try:1"
-# What is large, and no example imports in a Pod.
-LEFT_OUT = ("mypy", "mypyc", "pip", "setuptools", "ruff", "hypothesis", "_pytest", "torch", "nvidia", "triton")
+from servers.kube import held, missing_tools
 
 
 def main() -> int:
@@ -23,10 +19,9 @@ def main() -> int:
         print("a test cluster cannot run here:\n  " + "\n  ".join(missing), file=sys.stderr)
         return 2
     command = sys.argv[1:] or [os.environ.get("SHELL", "/bin/sh")]
-    with Cluster() as kube:
-        kube.import_image(images.python_image(kube.state / "python.tar", IMAGE, leave_out=LEFT_OUT))
-        print(f"a cluster for as long as this runs; image {IMAGE}, its Python {sys.executable}", file=sys.stderr)
-        environment = {**os.environ, "KUBECONFIG": str(kube.kubeconfig)}
+    with held.cluster() as kube:
+        print(f"a cluster for as long as this runs; image {held.IMAGE}, its Python {sys.executable}", file=sys.stderr)
+        environment = {**os.environ, "KUBECONFIG": str(kube.kubeconfig), held.VARIABLE: str(kube.state)}
         return subprocess.run(command, env=environment, check=False).returncode
 
 

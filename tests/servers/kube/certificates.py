@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 from pathlib import Path
 
@@ -14,11 +15,13 @@ def _openssl(*arguments: str | Path) -> None:
 
 
 class Authority:
-    """Signs what the cluster's parts prove themselves with; good for two days."""
+    """Signs what the cluster's parts prove themselves with; good for two days. A folder that holds one is gone on with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "service-account.pub").exists():
+            return
+        folder.mkdir(parents=True)
         _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
                  "-subj", "/CN=test-cluster", "-keyout", folder / "ca.key", "-out", folder / "ca.crt")  # fmt: skip
         _openssl("genrsa", "-out", folder / "service-account.key", "2048")
@@ -34,7 +37,8 @@ class Authority:
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", subject,
                  "-keyout", f"{base}.key", "-out", f"{base}.csr")  # fmt: skip
         _openssl("x509", "-req", "-in", f"{base}.csr", "-CA", self.folder / "ca.crt", "-CAkey", self.folder / "ca.key",
-                 "-CAcreateserial", "-days", "2", "-extfile", extension, "-out", f"{base}.crt")  # fmt: skip
+                 "-set_serial", f"0x{secrets.token_hex(8)}", "-days", "2", "-extfile", extension,
+                 "-out", f"{base}.crt")  # fmt: skip
 
     def kubeconfig(self, name: str, subject: str) -> Path:
         """A kubeconfig (JSON, which is YAML too) for a client of that subject, its certificates written into it."""

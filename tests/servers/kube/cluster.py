@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from servers.kube import cgroups, images
 from servers.kube.build import cluster_program, pause_program
@@ -52,24 +53,33 @@ def _die_with_parent() -> None:
 
 class Cluster:
     """A context manager; while it is open the calling thread (and threads and processes it starts) see the cluster's
-    network.
+    network. Those processes may ``join`` it by its ``state``, the folder that holds all of it.
 
-    ``kubeconfig`` names an administrator's file. ``node`` is the first node's name.
+    ``kubeconfig`` names an administrator's file. ``node`` is the first node's name, ``reserved`` the taint of the second.
     """
 
     node = "node-1"
+    reserved: ClassVar[dict[str, str]] = {"key": "tests", "value": "reserved", "effect": "NoSchedule"}
+    _supervisor: subprocess.Popen[str] | None = None
+
+    @classmethod
+    def join(cls, state: Path) -> Cluster:
+        """The cluster that a parent of this process holds open; not to be closed by this one."""
+        joined = cls.__new__(cls)
+        joined._at(state)
+        return joined
+
+    def _at(self, state: Path) -> None:
+        self.state, self.group = state, state.name
+        self.kubeconfig = state / "pki" / "admin.kubeconfig"
+        self._program = cluster_program()
 
     def __init__(self) -> None:
         if missing := missing_tools():
             raise Missing("a test cluster cannot run here:\n  " + "\n  ".join(missing))
-        self.state = Path(tempfile.mkdtemp(prefix="cluster-"))
+        self._at(Path(tempfile.mkdtemp(prefix="cluster-")))
         self.state.chmod(0o755)
-        self.group = self.state.name
-        self._program = cluster_program()
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._supervisor: subprocess.Popen[str] | None = None
-        self._argv: dict[str, list[str]] = {}
-        self.kubeconfig = self.state / "pki" / "admin.kubeconfig"
 
     # -- the namespaces -------------------------------------------------------------------------------------------
 
@@ -86,12 +96,12 @@ class Cluster:
         self.close()
 
     def _ask(self, **message: Any) -> dict[str, Any]:
-        assert self._supervisor is not None
-        assert self._supervisor.stdin is not None
-        assert self._supervisor.stdout is not None
-        self._supervisor.stdin.write(json.dumps(message) + "\n")
-        self._supervisor.stdin.flush()
-        line = self._supervisor.stdout.readline()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.state / "supervisor.sock"))
+            with connection.makefile("rw") as stream:
+                stream.write(json.dumps(message) + "\n")
+                stream.flush()
+                line = stream.readline()
         if not line:
             raise RuntimeError("the cluster's supervisor has ended:\n" + self.log_tails())
         answer: dict[str, Any] = json.loads(line)
@@ -102,13 +112,14 @@ class Cluster:
         argv += [sys.executable, str(Path(__file__).parent / "supervisor.py"), str(self.state)]
         with open(self.state / "supervisor.log", "wb") as log:
             self._supervisor = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
             )  # fmt: skip
         assert self._supervisor.stdout is not None
         if not self._supervisor.stdout.readline():
             raise RuntimeError("the namespaces could not be made:\n" + self.log_tails())
         pid = self._supervisor.pid
         child = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+        (self.state / "pid").write_text(child)
         with open(f"/proc/{child}/ns/net") as namespace:
             self._set_network(namespace.fileno())
 
@@ -148,7 +159,6 @@ class Cluster:
         authority.kubeconfig("admin", "/O=system:masters/CN=admin")
         scheduler = authority.kubeconfig("scheduler", "/CN=system:kube-scheduler")
         manager = authority.kubeconfig("manager", "/CN=system:kube-controller-manager")
-        self.authority = authority
         self._enter_namespaces()
         etcd = "http://127.0.0.1:2379"
         self.start("etcd", ["etcd", "--data-dir", f"{self.state}/etcd", "--listen-client-urls", etcd,
@@ -167,7 +177,7 @@ class Cluster:
             "--kubelet-preferred-address-types=InternalIP", "--etcd-compaction-interval=0",
             f"--advertise-address={NODE_ADDRESS}",
         ])  # fmt: skip
-        self.images = [images.pause_image(self.state / "pause.tar", pause_program())]
+        self._note_image(images.pause_image(self.state / "pause.tar", pause_program()))
         self._start_container_runtime(1)
         self.wait_for_api()
         self.start("kube-controller-manager", [
@@ -179,21 +189,26 @@ class Cluster:
         self._start_kubelet(1)
         self.wait_for_node(self.node)
 
+    @property
+    def authority(self) -> Authority:
+        """Signs further clients' certificates."""
+        return Authority(self.state / "pki")
+
     def start(self, name: str, argv: list[str] | None = None) -> None:
         """Starts a part, or starts it again with the arguments it had."""
-        self._argv[name] = argv if argv is not None else self._argv[name]
-        self._ask(start=name, argv=self._argv[name], log=str(self.state / f"{name}.log"))
+        self._ask(do="start", name=name, argv=argv, log=str(self.state / f"{name}.log"))
 
     def kill(self, name: str) -> None:
         """Kills one part with SIGKILL and returns when it has ended; ``start(name)`` brings it back."""
-        self._ask(signal=int(signal.SIGKILL), name=name, wait=True)
+        self._ask(do="kill", name=name)
 
     def run_inside(self, *argv: str) -> str:
         """Runs a command in the cluster's mount and process namespaces; raises RuntimeError with its output if it fails."""
-        answer = self._ask(run=list(argv))
-        if answer["rc"]:
-            raise RuntimeError(f"{' '.join(argv)} gave {answer['rc']}: {answer['output']}")
-        return str(answer["output"])
+        enter = ["nsenter", f"--target={(self.state / 'pid').read_text()}", "--mount", "--pid", "--", *argv]
+        done = subprocess.run(enter, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(argv)} gave {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def _start_container_runtime(self, number: int) -> None:
         suffix = "" if number == 1 else str(number)
@@ -215,8 +230,8 @@ class Cluster:
             f'    bin_dir = "/usr/lib/cni"\n    conf_dir = "{network}"\n'
         )
         self.start(f"containerd{suffix}", ["containerd", "--config", str(settings)])
-        for path in self.images:
-            self._import(number, path)
+        for path in (self.state / "images").read_text().splitlines():
+            self._import(number, Path(path))
 
     def _import(self, number: int, path: Path) -> None:
         suffix = "" if number == 1 else str(number)
@@ -242,10 +257,17 @@ class Cluster:
 
     def import_image(self, path: Path) -> None:
         """Brings a docker archive into every node, for ``imagePullPolicy: Never`` or ``IfNotPresent``."""
-        self.images.append(path)
+        self._note_image(path)
         self._import(1, path)
-        if "containerd2" in self._argv:
+        if self._has_second_node():
             self._import(2, path)
+
+    def _note_image(self, path: Path) -> None:
+        with open(self.state / "images", "a") as noted:
+            noted.write(f"{path}\n")
+
+    def _has_second_node(self) -> bool:
+        return (self.state / "kubelet2.yaml").exists()
 
     def _start_kubelet(self, number: int) -> None:
         node, suffix, pki = f"node-{number}", "" if number == 1 else str(number), self.state / "pki"
@@ -270,6 +292,7 @@ class Cluster:
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
             "containerLogMaxSize": "1Mi", "nodeStatusUpdateFrequency": "2s",
             "volumeStatsAggPeriod": "5s",  # how soon it is seen that a volume is too full
+            "registerWithTaints": [] if number == 1 else [self.reserved],
         }))  # fmt: skip
         self.start(f"kubelet{suffix}", [
             str(self._program), "kubelet", "--config", str(settings), "--kubeconfig", str(kubeconfig),
@@ -278,9 +301,13 @@ class Cluster:
         ])  # fmt: skip
 
     def add_node(self) -> str:
-        """A second node on this machine, with a container runtime and a kubelet of its own; returns its name."""
-        self._start_container_runtime(2)
-        self._start_kubelet(2)
+        """A second node on this machine, with a container runtime and a kubelet of its own; returns its name.
+
+        Only Pods that tolerate ``reserved`` come to it. One that is there is given out again: callers take turns.
+        """
+        if not self._has_second_node():
+            self._start_container_runtime(2)
+            self._start_kubelet(2)
         self.wait_for_node("node-2")
         return "node-2"
 

@@ -143,6 +143,21 @@ def _compile(left: frozenset[str]) -> None:
                 compileall.compile_file(file, quiet=2)
 
 
+def check_place(folders: Iterable[Path]) -> None:
+    """Raises RuntimeError where a Pod would not see one of these folders of its image: each Pod has a /tmp of its own."""
+    hidden = [each for each in folders if each.is_relative_to("/tmp")]
+    if hidden:
+        raise RuntimeError(
+            f"{hidden[0]} is in /tmp: in its image it has the same path, and a Pod has a /tmp of its own over it. "
+            "Clone the repository, and make its environment, elsewhere (in /var/tmp, say)."
+        )
+
+
+def environment() -> list[Path]:
+    """Where this environment lies: the interpreter, its packages and the sources of editable installs."""
+    return [Path(sys.prefix), Path(sys.base_prefix), *_editable_sources()]
+
+
 def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = (), needed_by: Iterable[Path] = ()) -> Path:
     """The image of this interpreter and environment; ``leave_out`` names package folders. ``needed_by`` are libraries that
     a Pod mounts: what they want of the machine is in the image.

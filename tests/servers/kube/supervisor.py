@@ -1,13 +1,15 @@
 """The first process of the cluster's namespaces: starts and signals the cluster's parts as the fixture asks.
 
-It reads one JSON object a line from standard input and answers each with one line. Being process 1 of its process
-namespace, its end is the end of everything in there, which is what makes the cleaning up sure.
+It reads one JSON object from each connection to STATE/supervisor.sock and answers it with one line, one connection after
+the other, so that more than one process can ask. Being process 1 of its process namespace, its end is the end of everything
+in there, which is what makes the cleaning up sure.
 """
 
 import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -51,30 +53,33 @@ def main(state):
     subprocess.run(["ip", "address", "add", "10.77.0.1/32", "dev", "lo"], check=True)
     # The API server's address inside the cluster: with it here, Pods reach the API server without a kube-proxy.
     subprocess.run(["ip", "address", "add", "10.96.0.1/32", "dev", "lo"], check=True)
-    children = {}
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        reap(children)
-        asked = json.loads(line)
-        answer = {}
-        if "start" in asked:
-            with open(asked["log"], "ab") as log:
-                children[asked["start"]] = subprocess.Popen(
-                    asked["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
-        elif "signal" in asked:
-            process = children.get(asked["name"])
-            if process is not None:
-                os.kill(process.pid, asked["signal"])
-                if asked.get("wait"):
-                    process.wait()
-                    children.pop(asked["name"], None)
-        elif "run" in asked:
-            done = subprocess.run(asked["run"], capture_output=True, text=True, check=False)
-            answer = {"rc": done.returncode, "output": done.stdout + done.stderr}
-        answer["alive"] = sorted(children)
-        print(json.dumps(answer), flush=True)
+    children, known = {}, {}
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.join(state, "supervisor.sock"))
+        listening.listen(64)
+        print("ready", flush=True)
+        while True:
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rw") as stream:
+                reap(children)
+                stream.write(json.dumps(answer(json.loads(stream.readline()), children, known)) + "\n")
+
+
+def answer(asked, children, known):
+    """Does what was asked. `known`: the arguments that each part was started with."""
+    name = asked["name"]
+    if asked["do"] == "start":
+        known[name] = asked["argv"] or known[name]
+        with open(asked["log"], "ab") as log:
+            children[name] = subprocess.Popen(
+                known[name], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+    elif name in children:
+        process = children.pop(name)
+        process.kill()
+        process.wait()
+    return {"known": sorted(known)}
 
 
 if __name__ == "__main__":

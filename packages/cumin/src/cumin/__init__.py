@@ -26,6 +26,9 @@ from cumin.errors import (
     StoreError,
     StoreFormatError,
 )
+from cumin.install import how_to_install
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cumin.api import build, load, make_recipe, plan
@@ -71,12 +74,15 @@ _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name in ("hydra", "mlflow"):
-        return import_module(f"cumin.{name}")  # extras
+        try:
+            return import_module(f"cumin.{name}")
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"cumin.{name} needs {error.name}: {how_to_install(name)}.") from error
     if name == "spark":
         try:
             from cumin.engines.spark_engine import spark
         except ImportError as error:
-            raise ConfigError("cumin.spark needs the package pyspark: pip install 'cumin[spark]'.") from error
+            raise ConfigError(f"cumin.spark needs the package pyspark: {how_to_install('spark')}.") from error
         return spark
     if name not in _MODULE:
         raise AttributeError(f"module 'cumin' has no attribute {name!r}")

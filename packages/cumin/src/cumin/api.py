@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cumin.inputs.base import Input
 from cumin.inputs.dataset import DatasetInput
 from cumin.layout import Layout
 from cumin.modes import Determinism
-from cumin.recipe import Recipe, names
+from cumin.recipe import Recipe, lookback_from, names
 from cumin.store import StoreLike, open_store
 from cumin.udfs import Udf
 
@@ -33,7 +34,7 @@ def make_recipe(
     udfs: Mapping[str, Udf] | None = None,
     salt: str | None = None,
     layout: Layout | None = None,
-    lookback: Mapping[str, int] | None = None,
+    lookback: Mapping[str, int | timedelta] | None = None,
     partitions: Sequence[Any] | None = None,
 ) -> Recipe:
     """A recipe from what a caller writes. `sql` is a text, or a path (an `os.PathLike`, or text that ends in .sql)."""
@@ -54,7 +55,7 @@ def make_recipe(
         udfs=dict(udfs or {}),
         salt=salt,
         layout=layout or Layout(),
-        lookback=dict(lookback) if lookback is not None else None,
+        lookback={name: lookback_from(each) for name, each in lookback.items()} if lookback is not None else None,
         partitions=tuple(partitions) if partitions is not None else None,
         source_file=file,
     )

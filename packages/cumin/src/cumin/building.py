@@ -1,5 +1,6 @@
 """Building a dataset: plan, then run once, then publish. The order of steps is what keeps the store whole."""
 
+import json
 import platform
 import resource
 import subprocess
@@ -21,10 +22,11 @@ from cumin.errors import (
     ParameterError,
     StoreError,
 )
+from cumin.fingerprint import Part
 from cumin.layout import Target
 from cumin.lease import acquire
 from cumin.planning import Plan, SubPlan, make_plan, only_partitions
-from cumin.recipe import Recipe, param_to_json
+from cumin.recipe import Recipe, lookback_to_json, param_to_json
 from cumin.schemas import write_schema
 from cumin.store import Store, to_json
 
@@ -111,7 +113,8 @@ def _run(plan: Plan, store: Store, progress: Progress) -> Dataset:
     _check_keys(plan, progress)
     digits = plan.recipe.determinism.digits if plan.recipe.determinism.mode == "tolerant" else None
     with store.staging() as folder:
-        target = Target(folder, plan.recipe.partition_by, plan.recipe.order_key, plan.recipe.layout, digits)
+        ordered = plan.study.ordered or plan.recipe.determinism.mode == "single-thread"
+        target = Target(folder, plan.recipe.partition_by, plan.recipe.order_key, plan.recipe.layout, digits, ordered)
         if plan.incremental:
             units, reused = _run_partitions(plan, store, target, progress)
         else:
@@ -137,11 +140,28 @@ def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> 
         table.check(state[name])
     relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
     try:
-        return plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
+        units = plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
     except (EngineError, OSError) as error:
         _check_moved(plan)  # a file that went away while it was read is no fault of the engine's or the store's
         _blame_parameters(plan.recipe, error)
         raise
+    for unit in units:
+        _check_schema(plan, unit)
+    return units
+
+
+def _check_schema(plan: Plan, unit: "Unit") -> None:
+    """The plan is made over declared schemas, the run over files: what they say of the result must be the same."""
+    from cumin.content import schema_form
+
+    planned, ran = plan.study.schema_form, schema_form(unit.schema)
+    if json.dumps(planned) != json.dumps(ran):
+        shown = [f"{name}: {kind}" for name, kind in ((each[0], each[1]) for each in ran) if [name, kind] not in planned]
+        raise EngineError(
+            f"The query gives other columns over the files ({'; '.join(shown) or 'fewer'}) than planned over the schemas of "
+            f"its inputs ({', '.join(each[0] for each in planned)}). Columns that depend on the data (PIVOT without IN) or "
+            "on the file must be said: name them, or cast in the query. Nothing was published."
+        )
 
 
 def _blame_parameters(recipe: Recipe, error: Exception) -> None:
@@ -196,7 +216,8 @@ def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress
     reused = sum(unit is not None for unit in found.values())
     if missing:
         progress(f"building {len(missing)} of {len(plan.subplans)} partitions")
-        ran = {unit.partition: unit for unit in _run_subplans(plan, missing, target)}
+        ran = {unit.partition: unit for unit in _run_subplans(plan, missing, target, strays=True)}
+        _refuse_strays(sorted(set(ran) - {each.key for each in missing}))
         _probe(plan, missing, ran, target, progress)
         store.reach("written")
         _check_moved(plan)
@@ -212,38 +233,57 @@ def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress
     return units, reused
 
 
+def _refuse_strays(keys: list[str]) -> None:
+    if keys:
+        shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+        raise NotPartitionLocalError(
+            f"The query gives rows of {shown}, and no input has that partition, so an incremental build would lose "
+            "them. Leave lookback out to build the whole, or keep those rows out with WHERE. Nothing was published."
+        )
+
+
 def _same_unit(plan: SubPlan, ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> None:
     if (ours or {}).get("content_id") != (theirs or {}).get("content_id"):
         raise NonDeterministicBuildError(f"The partition {plan.key} ({plan.build_id}) was built twice with different rows.")
 
 
-def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target) -> list["Unit"]:
-    state = {
+def _run_subplans(plan: Plan, subplans: list[SubPlan], target: Target, *, strays: bool = False) -> list["Unit"]:
+    state = _state_of(plan, subplans)
+    return _execute(plan, only_partitions(plan, [each.key for each in subplans], strays=strays), state, target)
+
+
+def _state_of(plan: Plan, subplans: list[SubPlan]) -> dict[str, dict[str, Part]]:
+    """What these partitions of the output read."""
+    return {
         name: {key: plan.state[name][key] for key in sorted({key for each in subplans for key in each.reads[name]})}
         for name in plan.tables
     }
-    return _execute(plan, only_partitions(plan, [each.key for each in subplans]), state, target)
+
+
+def _around(plan: Plan, one: SubPlan) -> list[SubPlan]:
+    """The partition and as many before it as it reads, two at least (or those after it, where there are none before)."""
+    here = plan.subplans.index(one)
+    count = max(2, *(len(each) for name, each in one.reads.items() if len(each) < len(plan.state[name])), 2)
+    return plan.subplans[max(0, here - count + 1) : here + 1] if here else plan.subplans[:count]
 
 
 def _probe(plan: Plan, built: list[SubPlan], ran: Mapping[str, "Unit"], target: Target, progress: Progress) -> None:
     """Build one partition again with more, or less, of the inputs in sight: its rows must be the same.
 
     Of several partitions built in one query, the last is built again from its own window alone; a single one is built
-    again with every partition in sight that the plan has. This finds most look-backs that are too short; it is no
-    proof (`cumin check --locality` compares every partition).
+    again with twice its window in sight. This finds most look-backs that are too short; it is no proof (`cumin check
+    --locality` compares every partition).
     """
     if len(plan.subplans) < 2:
         return
     last = built[-1]
-    everything = len(built) == 1
     progress(f"checking that {last.key} depends on its look-back only")
     folder = target.folder / "probe"
     folder.mkdir()
     probe_target = Target(folder, target.partition_by, target.order_key, target.layout, target.digits)
-    if everything:
-        again = _execute(plan, only_partitions(plan, [last.key]), plan.state, probe_target)
-    else:
-        again = _run_subplans(plan, [last], probe_target)
+    wider = [last] if len(built) > 1 else _around(plan, last)
+    state = _state_of(plan, wider)
+    again = _execute(plan, only_partitions(plan, [last.key]), state, probe_target)
     require_local(plan, last.key, ran.get(last.key), {unit.partition: unit for unit in again}.get(last.key))
 
 
@@ -318,7 +358,7 @@ def _manifest(
             "udfs": sorted(recipe.udfs),
             "determinism": {"mode": recipe.determinism.mode, "digits": recipe.determinism.digits,
                             "scale": recipe.determinism.scale, "allow": list(recipe.determinism.allow)},
-            "lookback": dict(recipe.lookback) if recipe.lookback is not None else None,
+            "lookback": lookback_to_json(recipe.lookback) if recipe.lookback is not None else None,
             "partitions": [param_to_json(each) for each in recipe.partitions] if recipe.partitions is not None else None,
             "salt": recipe.salt,
             "keys_checked": {name: list(key) for name, key in plan.study.relied_keys.items()},

@@ -38,7 +38,7 @@ class DatasetConf:
     determinism: Any = "strict"
     salt: str | None = None
     layout: dict[str, Any] | None = None
-    lookback: dict[str, int] | None = None
+    lookback: dict[str, Any] | None = None
     partitions: list[Any] | None = None
     store: str | None = None
 

@@ -2,8 +2,8 @@
 
 Pure, and independent of any SQL library: a parser that changes its mind in its next release must not move an id.
 The form errs to one side only: two texts that mean different things never share it; two texts that mean the same
-may differ (that costs a rebuild, the other costs wrong data). So only comments, white space, the case of reserved
-words and a closing semicolon are given up; identifiers, quoted or not, numbers and literals stay as written.
+may differ (that costs a rebuild, the other costs wrong data). So only comments, white space and a closing semicolon
+are given up. The case of every word counts: even a reserved one can be the name of a field (``{left: 1}``), which is data.
 """
 
 import re
@@ -14,69 +14,6 @@ from functools import lru_cache
 from cumin.errors import QueryError
 
 DIALECTS = ("duckdb", "spark")
-
-# Words that no dialect here lets stand unquoted for a column or a table.
-RESERVED = frozenset(
-    [
-        "ALL",
-        "AND",
-        "ANY",
-        "AS",
-        "ASC",
-        "BOTH",
-        "CASE",
-        "CAST",
-        "COLLATE",
-        "CROSS",
-        "DESC",
-        "DISTINCT",
-        "ELSE",
-        "END",
-        "EXCEPT",
-        "FALSE",
-        "FETCH",
-        "FOR",
-        "FROM",
-        "FULL",
-        "GROUP",
-        "HAVING",
-        "IN",
-        "INNER",
-        "INTERSECT",
-        "INTO",
-        "IS",
-        "JOIN",
-        "LATERAL",
-        "LEADING",
-        "LEFT",
-        "LIKE",
-        "LIMIT",
-        "NATURAL",
-        "NOT",
-        "NULL",
-        "OFFSET",
-        "ON",
-        "OR",
-        "ORDER",
-        "OUTER",
-        "QUALIFY",
-        "RIGHT",
-        "SELECT",
-        "SOME",
-        "TABLE",
-        "THEN",
-        "TO",
-        "TRAILING",
-        "TRUE",
-        "UNION",
-        "UNIQUE",
-        "USING",
-        "WHEN",
-        "WHERE",
-        "WINDOW",
-        "WITH",
-    ]
-)
 
 _OPERATORS = sorted(
     [
@@ -117,6 +54,7 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F_]+|(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?
 _DOLLAR = re.compile(r"\$([^\W\d]\w*)?\$")
 _PARAMETER = re.compile(r":([^\W\d]\w*)")
 _SPACE = re.compile(r"\s+")
+_LINE_END = re.compile(r"[\r\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +92,19 @@ def _tokens(text: str, dialect: str) -> tuple[Token, ...]:
 
 
 def canonical(text: str, dialect: str) -> list[list[str]]:
-    """The form of a query that enters its build id: ``[kind, text]`` of each token, reserved words in upper case."""
-    result: list[list[str]] = []
+    """The form of a query that enters its build id: ``[kind, text]`` of each token but a closing semicolon."""
     found = tokens(text, dialect)
     while found and found[-1].text == ";":
         found.pop()
-    for index, token in enumerate(found):
-        word = token.text
-        # After a dot or AS even a reserved word may be a name, and the case of a name counts.
-        named = index > 0 and (found[index - 1].text == "." or found[index - 1].text.upper() == "AS")
-        if token.kind == "word" and not named and word.upper() in RESERVED:
-            word = word.upper()
-        result.append([token.kind, word])
-    return result
+    return [[token.kind, token.text] for token in found]
+
+
+def without_end(text: str, dialect: str) -> str:
+    """The query without what follows its last token, and without a closing semicolon: fit to stand in parentheses."""
+    found = tokens(text, dialect)
+    while found and found[-1].text == ";":
+        found.pop()
+    return text[: found[-1].end] if found else ""
 
 
 def _scan(text: str, dialect: str) -> Iterator[Token]:
@@ -176,8 +114,7 @@ def _scan(text: str, dialect: str) -> Iterator[Token]:
             at = space.end()
             continue
         if text.startswith("--", at):
-            end = text.find("\n", at)
-            at = len(text) if end < 0 else end
+            at = _line_end(text, at, dialect)
             continue
         if text.startswith("/*", at):
             end = _comment_end(text, at)
@@ -188,6 +125,19 @@ def _scan(text: str, dialect: str) -> Iterator[Token]:
         token = _token(text, at, dialect)
         yield token
         at = token.end
+
+
+def _line_end(text: str, start: int, dialect: str) -> int:
+    """Where a ``--`` comment ends: at a line feed or a carriage return, as both engines have it."""
+    found = _LINE_END.search(text, start)
+    if found is None:
+        return len(text)
+    if dialect == "spark" and text[found.start() - 1] == "\\" and found.group() == "\n":
+        raise QueryError(
+            f"The comment that starts at {position(text, start)} ends with a backslash, by which Spark takes the next line "
+            "into it. Write -- before that line too, or take the backslash out."
+        )
+    return found.start()
 
 
 def _comment_end(text: str, start: int) -> int:

@@ -1,7 +1,8 @@
 """Partitions as Hive writes them: the folder's name, the value in it, the value's type. Pure."""
 
+import re
 from collections.abc import Collection
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -19,8 +20,29 @@ def arrow_type(kind: str) -> "pa.DataType":
     """The Arrow type of a kind of partition column."""
     import pyarrow as pa
 
-    made: pa.DataType = getattr(pa, PARTITION_KINDS[kind])()
+    made: pa.DataType = getattr(pa, PARTITION_KINDS[plain_kind(kind)])()
     return made
+
+
+def is_date_format(kind: str) -> bool:
+    """Whether a kind says how a date is written: ``%Y%m%d``, with `datetime.strptime`'s directives of year, month, day."""
+    directives = re.findall("%.", kind)
+    return "%Y" in directives and len(set(directives)) == len(directives) and set(directives) <= {"%Y", "%m", "%d", "%j"}
+
+
+def plain_kind(kind: str) -> str:
+    """The kind without how it is written."""
+    return "date" if "%" in kind else kind
+
+
+def looks_like_a_date(value: int) -> bool:
+    """Whether a whole number is as dates are written: 20260131, 202601 or 2026013123."""
+    text = str(value)
+    try:
+        read = datetime.strptime(text, {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H"}[len(text)])
+    except (KeyError, ValueError):
+        return False
+    return 1900 <= read.year < 2200
 
 
 def kind_of(column: "pa.DataType") -> str:
@@ -45,10 +67,14 @@ def typed(value: PartitionValue, kind: str) -> Any:
             return date.fromisoformat(value)
         if kind == "bool":
             return {"true": True, "false": False}[value.lower()]
+        if "%" in kind:
+            read = datetime.strptime(value, kind).date()
+            if read.strftime(kind) != value:
+                raise ValueError
+            return read
     except (ValueError, KeyError) as error:
-        raise InputError(
-            f"The partition value {value!r} is no {PARTITION_KINDS[kind]}; declare another type for its column."
-        ) from error
+        what = f"date written as {kind}" if "%" in kind else PARTITION_KINDS[kind]
+        raise InputError(f"The partition value {value!r} is no {what}; declare another type for its column.") from error
     return value
 
 
@@ -73,6 +99,13 @@ def partition_key(columns: Collection[str], values: Collection[PartitionValue]) 
     """``dt=2026-01-31/country=jp``, as Hive writes it in a path."""
     written = (NULL_PARTITION if value is None else quote(value, safe=" -_.:+@") for value in values)
     return "/".join(f"{column}={value}" for column, value in zip(columns, written, strict=True))
+
+
+def value_text(value: Any) -> PartitionValue:
+    """A typed value of a partition as the text of a key: of an output, whose values are written in one way only."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None else str(value)
 
 
 def partition_text(value: str) -> PartitionValue:

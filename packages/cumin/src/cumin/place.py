@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cumin.errors import ConfigError
+from cumin.install import how_to_install
 
 if TYPE_CHECKING:
     import fsspec
@@ -90,7 +91,7 @@ def place(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None)
         file_system, path = _remote(text, dict(options or {}))
     except ImportError as error:
         extra = {"s3": "s3", "s3a": "s3", "hdfs": "hdfs", "viewfs": "hdfs"}.get(text.partition("://")[0])
-        remedy = f" Do this first: pip install 'cumin[{extra}]'." if extra else ""
+        remedy = f" Do this first: {how_to_install(extra)}." if extra else ""
         raise ConfigError(f"{text} cannot be reached: {error}.{remedy}") from error
     except ValueError as error:
         raise ConfigError(

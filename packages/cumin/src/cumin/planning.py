@@ -10,7 +10,7 @@ from cumin.encoding import FORM_VERSION, digest
 from cumin.errors import ConfigError, InputError, RecipeError
 from cumin.fingerprint import Part
 from cumin.inputs.base import Table
-from cumin.partitions import kind_of, partition_key, partition_text, typed
+from cumin.partitions import kind_of, partition_key, partition_text, plain_kind, typed, value_text
 from cumin.plan_cache import Study
 from cumin.query import Rendered, literal, render
 from cumin.recipe import Recipe
@@ -46,6 +46,7 @@ class Plan:
     form: dict[str, Any]
     build_id: str
     subplans: list[SubPlan] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)  # incremental: every partition that the query may give rows of
 
     @property
     def incremental(self) -> bool:
@@ -92,8 +93,9 @@ def make_plan(recipe: Recipe) -> Plan:
         "determinism": recipe.determinism.form(),
         "salt": recipe.salt,
     }
-    form, subplans = _forms(recipe, base, found, tables, state)
-    return Plan(recipe, rendered, found, found.executed, tables, state, form, "b1:" + digest("cumin/build", form), subplans)
+    form, subplans, outputs = _forms(recipe, base, found, tables, state)
+    build_id = "b1:" + digest("cumin/build", form)
+    return Plan(recipe, rendered, found, found.executed, tables, state, form, build_id, subplans, outputs)
 
 
 def _study(recipe: Recipe, rendered: Rendered, tables: dict[str, Table]) -> Study:
@@ -155,10 +157,10 @@ def _input_forms(recipe: Recipe, found: Study, tables: Mapping[str, Table], stat
 
 def _forms(
     recipe: Recipe, base: dict[str, Any], found: Study, tables: Mapping[str, Table], state: State
-) -> tuple[dict[str, Any], list[SubPlan]]:
+) -> tuple[dict[str, Any], list[SubPlan], list[str]]:
     inputs = _input_forms(recipe, found, tables, state)
     if recipe.lookback is None:
-        return {**base, "inputs": inputs}, []
+        return {**base, "inputs": inputs}, [], []
     without_parts = {name: {**each, "parts": None} for name, each in inputs.items()}
     # What all partitions share is hashed once: of 365 days, each then costs its own window only.
     shared = digest("cumin/partition-shared", {**base, "inputs": without_parts})
@@ -168,35 +170,37 @@ def _forms(
         for name, window in windows.items()
         if not window.moves
     }
+    back = {name: window.steps(name, recipe.lookback.get(name, 0)) for name, window in windows.items()}
+    outputs, wanted = _output_partitions(recipe, tables, state)
     subplans = []
-    for key, value in _output_partitions(recipe, tables, state).items():
-        reads = {name: window.before(value, recipe.lookback.get(name, 0)) for name, window in windows.items()}
+    for key, value in wanted.items():
+        reads = {name: window.before(value, back[name]) for name, window in windows.items()}
         parts = {
             name.lower(): unwindowed.get(name) or {each: inputs[name.lower()]["parts"][each] for each in reads[name]}
             for name in tables
         }
         form = {"shared": shared, "parts": parts, "only": key}
         subplans.append(SubPlan(key, "b1:" + digest("cumin/partition/2", form), reads))
-    return {**base, "inputs": without_parts, "parts": {each.key: each.build_id for each in subplans}}, subplans
+    return {**base, "inputs": without_parts, "parts": {each.key: each.build_id for each in subplans}}, subplans, outputs
 
 
-def _output_partitions(recipe: Recipe, tables: Mapping[str, Table], state: State) -> dict[str, Any]:
-    """Key and typed value of each partition that the output may have: those of the inputs that share its column."""
+def _output_partitions(recipe: Recipe, tables: Mapping[str, Table], state: State) -> tuple[list[str], dict[str, Any]]:
+    """The partitions that the output may have, those of the inputs that share its column; and of those that are asked
+    for the key and the typed value."""
     column = recipe.partition_by[0]
     found: dict[str, Any] = {}
     kind = None
     for name, table in tables.items():
         if column in table.partition_columns:
             index = table.partition_columns.index(column)
-            kind = table.partition_kinds[index]
+            kind = plain_kind(table.partition_kinds[index])
             for key in state[name]:
-                text = table.partitions[key][index]
-                found[partition_key([column], [text])] = table.typed(key)[index]
+                value = table.typed(key)[index]
+                found[partition_key([column], [value_text(value)])] = value
     if kind is None:
         raise ConfigError(f"An incremental build needs an input that is partitioned by {column!r} like its output.")
-    if recipe.partitions is not None:
-        found = _limited(found, recipe.partitions, column, kind)
-    return dict(sorted(found.items()))
+    wanted = found if recipe.partitions is None else _limited(found, recipe.partitions, column, kind)
+    return sorted(found), dict(sorted(wanted.items()))
 
 
 def _limited(found: dict[str, Any], partitions: tuple[Any, ...], column: str, kind: str) -> dict[str, Any]:
@@ -228,17 +232,20 @@ def _wanted(value: Any, column: str, kind: str) -> Any:
     raise ConfigError(f"partitions= names {value!r}, a {type(value).__name__}, and {column!r} is of the type {kind}.")
 
 
-def only_partitions(plan: Plan, keys: list[str]) -> str:
-    """The query limited to these output partitions."""
+def only_partitions(plan: Plan, keys: list[str], *, strays: bool = False) -> str:
+    """The query limited to these output partitions; with `strays`, and to those that no input has."""
     column = plan.recipe.partition_by[0]
     quote = "`" if plan.rendered.dialect == "spark" else '"'
     name = quote + column.replace(quote, quote * 2) + quote
     kind = kind_of(plan.schema.field(column).type)
     values = [typed(partition_text(key.partition("=")[2]), kind) for key in keys]
+    every = [typed(partition_text(key.partition("=")[2]), kind) for key in plan.outputs] if strays else []
     tests = []
-    if None in values:
+    if None in values or (strays and None not in every):
         tests.append(f"{name} IS NULL")
     known = [value for value in values if value is not None]
     if known:
         tests.append(f"{name} IN {literal(known, dialect=plan.rendered.dialect)}")
+    if there := [value for value in every if value is not None]:
+        tests.append(f"{name} NOT IN {literal(there, dialect=plan.rendered.dialect)}")
     return f"SELECT * FROM (\n{plan.executed}\n) AS cumin_parts WHERE {' OR '.join(tests)}"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ from cumin.modes import Determinism
 from cumin.udfs import Udf
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_DAYS = re.compile(r"\s*(\d+)\s*days?\s*")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Recipe:
     """A query, its parameters, its inputs, and how its rows are to lie.
 
     `lookback` makes a build incremental: it declares that a partition of the output depends on the same partition of
-    each input (and of so many days, or whole numbers, or places in order before it), and on nothing else of them.
-    `partitions` limits the output to these values (a pair is a range, both ends in).
+    each input (and of so many days, or whole numbers, or places in order before it; a timedelta is days, for dates only),
+    and on nothing else of them. `partitions` limits the output to these values (a pair is a range, both ends in).
     """
 
     name: str
@@ -37,7 +38,7 @@ class Recipe:
     udfs: Mapping[str, Udf] = field(default_factory=dict)
     salt: str | None = None
     layout: Layout = field(default_factory=Layout)
-    lookback: Mapping[str, int] | None = None
+    lookback: Mapping[str, int | timedelta] | None = None
     partitions: tuple[Any, ...] | None = None
     source_file: str | None = None
 
@@ -69,9 +70,25 @@ class Recipe:
         for name, days in self.lookback.items():
             if name not in self.inputs:
                 problems.append(f"lookback names {name!r}, which is no input. Inputs: {', '.join(self.inputs)}.")
+            if isinstance(days, timedelta) and days >= timedelta(0) and not days % timedelta(days=1):
+                continue
             if not isinstance(days, int) or isinstance(days, bool) or days < 0:
-                problems.append(f"lookback[{name!r}] is {days!r}; allowed: a whole number of partitions, 0 or more.")
+                problems.append(
+                    f"lookback[{name!r}] is {days!r}; allowed: a whole number of partitions or a timedelta of whole days "
+                    "(in a file: 6 days), 0 or more."
+                )
         return problems
+
+
+def lookback_to_json(lookback: Mapping[str, int | timedelta]) -> dict[str, int | str]:
+    """As a manifest keeps it: a time as ``6 days``."""
+    return {name: f"{each.days} days" if isinstance(each, timedelta) else each for name, each in lookback.items()}
+
+
+def lookback_from(value: Any) -> Any:
+    """The inverse, for values of a file: ``6 days`` becomes a timedelta. What is neither is left for `Recipe` to refuse."""
+    found = _DAYS.fullmatch(value) if isinstance(value, str) else None
+    return timedelta(days=int(found[1])) if found else value
 
 
 def names(value: str | Sequence[str]) -> tuple[str, ...]:

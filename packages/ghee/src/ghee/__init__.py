@@ -15,6 +15,8 @@ from ghee.resources import auto
 from ghee.run import Run, resume, run
 from ghee.stream import Batches, Epoch
 
+__version__ = "0.1.0"
+
 # Bound after the imports: the module `ghee.rank` took the name when it was imported.
 rank, size, stage = context.rank, context.size, context.stage
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
-from ghee import context
+from ghee import context, pickling
 from ghee.errors import CheckpointError
 
 KEPT = 2
@@ -48,7 +46,7 @@ class Checkpoints:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
-                cloudpickle.dump(value, file, protocol=pickle.HIGHEST_PROTOCOL)
+                pickling.dump(value, file, protocol=pickle.HIGHEST_PROTOCOL)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.rename(path)

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import cloudpickle
-
+from ghee import pickling
 from ghee.codec_types import Reducers
 from ghee.errors import BatchError
 
@@ -24,10 +23,10 @@ Buffer = bytes | bytearray | memoryview
 _REDUCERS = Reducers()
 
 
-class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+class _ByValue(pickling.Pickler):
     """Takes classes along that only this process knows."""
 
-    dispatch_table: ClassVar[Any] = ChainMap(_REDUCERS, cloudpickle.Pickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = ChainMap(_REDUCERS, pickling.Pickler.dispatch_table)
 
 
 @dataclass(frozen=True)

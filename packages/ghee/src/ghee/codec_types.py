@@ -156,6 +156,8 @@ def _take_tensor(tensor: Any) -> Any:
         parts = (tensor._indices().detach(), tensor._values().detach(), tuple(tensor.shape), tensor.is_coalesced())
         return _sparse, (*parts, tensor.requires_grad)
     if tensor.layout is not torch.strided or tensor.is_quantized:
+        if tensor.is_quantized and tensor.qscheme() is torch.per_channel_affine_float_qparams:  # torch cannot clone it
+            return tensor.__reduce_ex__(5)
         return tensor.detach().clone().requires_grad_(tensor.requires_grad).__reduce_ex__(5)  # the clone is no slice
     dense = tensor.detach().resolve_conj().resolve_neg()
     if not dense.is_contiguous() and torch.empty_like(dense, device="meta").stride() != dense.stride():
@@ -208,7 +210,10 @@ def _nested(parts: list[Any], dtype: str, requires_grad: bool) -> object:
 def _sparse(indices: Any, values: Any, shape: tuple[int, ...], coalesced: bool, requires_grad: bool) -> object:
     import torch
 
-    return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=coalesced, requires_grad=requires_grad)
+    # Without checks, which torch would else warn of: the parts are those of a tensor.
+    return torch.sparse_coo_tensor(
+        indices, values, shape, is_coalesced=coalesced, requires_grad=requires_grad, check_invariants=False
+    )
 
 
 # ── Arrow ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,7 +232,7 @@ def _own_part(array: Any) -> Any:
     if size <= _SPARE or (not kinds & _VIEWS and size <= array.nbytes + array.nbytes // 8):
         return array
     if "dense_union" in kinds:  # concatenating would keep the whole of its children
-        return _through_ipc(array)
+        return _taken(array)
     array = pyarrow.concat_arrays([array])
     plain = _without_views(array.type)
     return array if plain == array.type else array.cast(plain).cast(array.type)
@@ -252,15 +257,13 @@ def _kinds(kind: Any) -> set[str]:
     return {name}.union(*(_kinds(kind.field(number).type) for number in range(kind.num_fields)))
 
 
-def _through_ipc(array: Any) -> Any:
+def _taken(array: Any) -> Any:
     import pyarrow
 
-    sink = pyarrow.BufferOutputStream()
-    batch = pyarrow.record_batch([array], names=["x"])
-    with pyarrow.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    (own,) = pyarrow.ipc.open_stream(sink.getvalue()).read_next_batch().columns
-    return own if own.type == array.type else array  # of an extension type that is not registered only the storage is left
+    try:
+        return array.take(pyarrow.array(range(len(array)), pyarrow.int64()))
+    except pyarrow.ArrowNotImplementedError:  # of a type that it cannot take from: whole, which is right and only larger
+        return array
 
 
 def _without_views(kind: Any) -> Any:
@@ -321,7 +324,8 @@ def _table(columns: list[Any], schema: Any, rows: int) -> object:
 
     if columns:
         return pyarrow.Table.from_arrays(columns, schema=schema)
-    return pyarrow.table([pyarrow.nulls(rows)], names=[""]).select([]).replace_schema_metadata(schema.metadata)
+    # Metadata first: to replace it without columns would lose the rows.
+    return pyarrow.table([pyarrow.nulls(rows)], names=[""], metadata=schema.metadata).select([])
 
 
 TABLE: dict[tuple[str, str], TakeApart] = {

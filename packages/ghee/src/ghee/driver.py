@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
 import time
@@ -13,20 +14,30 @@ from typing import Any
 
 import cloudpickle
 
-from ghee import failure, stopping
+from ghee import failure, pickling, stopping
 from ghee.checkpoints import Checkpoints
-from ghee.errors import CancelledError, CheckpointError, GheeError, LedgerError, RankError, RankKilledError, RankStartError
+from ghee.errors import (
+    CancelledError,
+    CheckpointError,
+    GheeError,
+    LedgerError,
+    RankError,
+    RankKilledError,
+    RankStartError,
+    SourceError,
+)
 from ghee.feed import Feed
 from ghee.io.contract import PartFile
 from ghee.io.stores.patience import say
 from ghee.journal import Journal
 from ghee.launch.contract import Death, Launcher, World
 from ghee.limit import find_limit
+from ghee.pipeline import UNTIL_RETURN
 from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
 from ghee.protocol.coordinator import RETRIES, Coordinator
 from ghee.protocol.edge import SourceRules
-from ghee.protocol.messages import Action, Event, RankId
+from ghee.protocol.messages import Action, Cause, Event, RankId
 from ghee.protocol.position import Position
 from ghee.rank import run_rank
 from ghee.report import Recent, Report, StageReport, summarize_stage
@@ -35,16 +46,29 @@ from ghee.scaling import Scaling, advise, numbers_of
 from ghee.task import RankTask
 from ghee.trace import TraceSettings
 from ghee.transfer.contract import Message
-from ghee.transfer.manager import Settings, TransferManager
+from ghee.transfer.member import Member
 from ghee.transfer.reading import Numbers, read
-from ghee.transfer.wire import Instructions, Times
+from ghee.transfer.wire import Instructions, Settings, Times, Welcome
 from ghee.transfer.wire import Report as RankReport
+from ghee.waiting import CHECKPOINT_SECONDS, START_SECONDS, Wait, checkpoint_said, missing_said
 
 STOP_SECONDS = 5.0
 """How long ranks that were told to stop may take before they are killed."""
 
 FIRST_CAUSE_SECONDS = 0.3
 """When a rank of a world fails, another one's death may be why: how long to wait for the news of it."""
+
+_NOTHING = "there is nothing to read, and epochs=None would read it for ever: give a number"
+
+_ERRORS: dict[Cause, type[GheeError]] = {
+    Cause.CHECKPOINT: CheckpointError,
+    Cause.LEDGER: LedgerError,
+    Cause.TAIL: GheeError,
+    Cause.KILLED: RankKilledError,
+    Cause.EXITED: RankError,
+    Cause.KILLED_AT_START: RankStartError,
+    Cause.EXITED_AT_START: RankStartError,
+}
 
 
 class Driver:
@@ -89,7 +113,7 @@ class Driver:
         self._times: dict[RankId, Times] = {}
         self._times_of_dead: list[tuple[RankId, Times]] = []
         self._balanced: set[tuple[int, int]] = set()
-        self._hosted: list[tuple[TransferManager, threading.Thread]] = []
+        self._hosted: list[tuple[Member, threading.Thread]] = []
         self._cancelled = threading.Event()
         self._outcome: m.Finish | m.Fail | None = None
         self._tasks: dict[int, bytes] = {}
@@ -100,6 +124,9 @@ class Driver:
         self._recent = Recent()
         self._counted = 0.0
         self._unread: list[Message] = []
+        self._missing: dict[RankId, tuple[str, float]] = {}
+        self._joined_at = 0.0
+        self._waits: dict[str, Wait] = {"start": Wait(START_SECONDS)}
         self._numbers = Numbers([stage.size for stage in plan.stages])
 
     # ── from outside ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,6 +151,8 @@ class Driver:
             if not self.plan.endless:
                 self._fix_source()
                 self._splits = self.plan.source.splits()
+                if not self._splits and self.plan.epochs >= UNTIL_RETURN:
+                    raise SourceError(_NOTHING)
             self._write_beginning()
             self.launcher.check(self._worlds(at_most=True))
             positions = dict(self._start.positions)
@@ -138,7 +167,7 @@ class Driver:
             self._scaling = Scaling(self.plan, self._coordinator, self.launcher.cores)
             edges = self._coordinator.edges
             self._balanced.update((edge.rules.index, epoch) for edge in edges for epoch in range(edges[0].first))
-            self.launcher.start(self._worlds())
+            self._start_worlds(self._worlds())
             self._start_hosted()
             self._carry_out(self._coordinator.start())
             self._follow()
@@ -154,11 +183,12 @@ class Driver:
             raise
         finally:
             self._ended = time.time()
-            if self._feed is not None:
-                self._feed.close()
-            self.launcher.close()
-            if hasattr(self, "_endpoint"):
-                self._endpoint.close()
+            with contextlib.ExitStack() as ending:  # last first, and all of it
+                if hasattr(self, "_endpoint"):
+                    ending.callback(self._endpoint.close)
+                ending.callback(self.launcher.close)
+                if self._feed is not None:
+                    ending.callback(self._feed.close)
 
     def _prepare(self, stage: PlannedStage, positions: dict[int, Position]) -> None:
         """Make a sink ready: what it has stored before is taken over if it is still there, else it begins anew."""
@@ -278,21 +308,22 @@ class Driver:
     def _start_hosted(self) -> None:
         for stage in self.plan.stages:
             if stage.hosted:
-                manager = TransferManager(RankId(stage.index, 0), *self.launcher.member(), self._endpoint.address)
+                rank = RankId(stage.index, 0)
+                member = Member(rank, stage.name, *self.launcher.member(), self._endpoint.address)
                 thread = threading.Thread(
-                    target=self._run_hosted, args=(manager, stage), name=f"ghee {stage.name}", daemon=True
+                    target=self._run_hosted, args=(member, stage), name=f"ghee {stage.name}", daemon=True
                 )
-                self._hosted.append((manager, thread))
+                self._hosted.append((member, thread))
                 thread.start()
 
-    def _run_hosted(self, manager: TransferManager, stage: PlannedStage) -> None:
+    def _run_hosted(self, member: Member, stage: PlannedStage) -> None:
         try:
-            run_rank(manager, stage.name, 0, 1, inline=True, task=self._task_of(stage))
+            run_rank(member, 0, 1, inline=True, task=self._task_of(stage))
         finally:
-            manager.close()
+            member.close()
 
-    def _task_of(self, stage: PlannedStage) -> RankTask:
-        settings = Settings(
+    def _settings_of(self, stage: PlannedStage) -> Settings:
+        return Settings(
             receivers=stage.children,
             room=self.plan.room(stage),
             credit=self.plan.credit_after(stage),
@@ -301,26 +332,31 @@ class Driver:
             epoch=self._coordinator.edges[stage.index].first,
             number=self._start.numbers.get(stage.index, 0),
             step=self._start.steps.get(stage.index, 0),
+            trace=self._trace,
         )
+
+    def _task_of(self, stage: PlannedStage) -> RankTask:
         size = stage.size if stage.one_world else stage.resources.ranks
         splits = self._splits if stage.kind == "read" else []
         return RankTask(
-            stage.kind, stage.name, size, settings, stage.function, stage.payload, splits,  # type: ignore[arg-type]
-            self.plan.epochs, str(self.folder), stage.resources.gpus, self._trace,
+            stage.kind, stage.name, size, stage.function, stage.payload, splits,  # type: ignore[arg-type]
+            self.plan.epochs, str(self.folder), stage.resources.gpus,
         )  # fmt: skip
 
     def _welcome(self, event: m.Joined) -> None:
-        """Send a rank its task, and what was decided for it before it was there."""
+        """Send a rank how it takes part and its task, then what was decided for it before it was there."""
         rank, stage = event.rank, self.plan.stages[event.rank.stage]
         self._addresses[rank] = event.address
+        self._missing.pop(rank, None)
+        self._joined_at = time.monotonic()
         self.launcher.joined(rank, event.pid)
         if stage.hosted:
             task = b""
         else:
             if rank.stage not in self._tasks:
-                self._tasks[rank.stage] = cloudpickle.dumps(self._task_of(stage))
+                self._tasks[rank.stage] = pickling.dumps(self._task_of(stage))
             task = self._tasks[rank.stage]
-        self._endpoint.send(event.address, [pickle.dumps(task)])
+        self._endpoint.send(event.address, [pickle.dumps(Welcome(self._settings_of(stage))), task])
         for other in [rank, *self._waiting]:
             self._instruct(other, self._waiting.pop(other, []))
 
@@ -359,11 +395,30 @@ class Driver:
         """Now and then: how many rows were read, and whether another process has asked the run to end."""
         self._counted = time.monotonic()
         self._recent.add(self._counted, self._rows_read())
+        self._look_at_waits(self._counted)
+        second = self._coordinator.edges[0].first + 1  # all of the first may have been taken in an earlier run
+        if self.plan.epochs >= UNTIL_RETURN and not self._rows_read() and self._coordinator.splits.is_over(second):
+            raise SourceError(_NOTHING)
         asked = stopping.asked(self.folder)
         if asked is not None and self._feed is not None and asked == stopping.IN_ORDER:
             self._draining.set()
         elif asked is not None:
             raise CancelledError("the run was cancelled (ghee cancel)")
+
+    def _look_at_waits(self, now: float) -> None:
+        """Find what would wait for ever, and say what waits for long: no run hangs without a word."""
+        began = min((since for _, since in self._missing.values()), default=None)
+        if self._waits["start"].is_due(None if began is None else max(began, self._joined_at), now):
+            ranks = sum(world.size for world in self._worlds())
+            say(missing_said(self._missing, ranks, now, self.folder))
+        for index, tracker in self._coordinator.trackers.items():
+            for rank in tracker.waiting[1]:
+                if rank in self._times and self._outcome is None:
+                    self._carry_out(self._coordinator.given(rank, self._start.steps.get(index, 0) + self._times[rank].given))
+            name, (waiting, others) = self.plan.stages[index].name, tracker.waiting
+            wait = self._waits.setdefault(f"checkpoint {index}", Wait(CHECKPOINT_SECONDS))
+            if wait.is_due(wait.since(bool(waiting), now), now) and self._outcome is None:
+                say(checkpoint_said(name, waiting, others, wait.seconds(now)))
 
     def _rows_read(self) -> int:
         return sum(e.read_rows for (index, _), e in list(self._coordinator.ledger.entries.items()) if index == 0)
@@ -424,7 +479,11 @@ class Driver:
     def _start_world(self, ranks: Sequence[RankId]) -> None:
         first, size = ranks[0], len(ranks)
         name = self.plan.stages[first.stage].name
-        self.launcher.start([World(first.stage, name, first.index // size, first.index, size, first.life)])
+        self._start_worlds([World(first.stage, name, first.index // size, first.index, size, first.life)])
+
+    def _start_worlds(self, worlds: Sequence[World]) -> None:
+        self._missing.update({rank: (world.name, time.monotonic()) for world in worlds for rank in world.ranks})
+        self.launcher.start(worlds)
 
     def _stop_world(self, ranks: Sequence[RankId]) -> None:
         """A world has left in order: its processes end by themselves, and that is no death."""
@@ -439,6 +498,7 @@ class Driver:
         gone = []
         for rank in ranks:
             self._waiting.pop(rank, None)
+            self._missing.pop(rank, None)
             self._times_of_dead.append((rank, self._times.pop(rank, Times())))
             address = self._addresses.pop(rank, None)
             if address is not None:
@@ -468,6 +528,8 @@ class Driver:
         """A branch has failed: stop its ranks and go on without them."""
         self.failures[action.stage] = self._error_of(action.cause)
         gone = []
+        for rank in [rank for rank in self._missing if rank.stage == action.stage]:
+            del self._missing[rank]
         for rank in [rank for rank in self._addresses if rank.stage == action.stage]:
             address = self._addresses.pop(rank)
             self._endpoint.send(address, [pickle.dumps(Instructions([], {}, stop=True))])
@@ -512,18 +574,10 @@ class Driver:
         return isinstance(self._outcome, m.Fail) and self._outcome.again
 
     def _error_of(self, fail: m.Fail) -> BaseException:
-        if fail.kind == "user":
+        if fail.cause is Cause.USER:
             assert fail.error is not None
             return failure.restore(pickle.loads(fail.error))
-        if fail.kind == "checkpoint":
-            return CheckpointError(fail.message)
-        if fail.kind == "ledger":
-            return LedgerError(fail.message)
-        if fail.kind == "died":
-            if "before it had joined" in fail.message:
-                return RankStartError(fail.message)
-            return (RankKilledError if "was killed" in fail.message else RankError)(fail.message)
-        return GheeError(fail.message)
+        return _ERRORS[fail.cause](fail.message)
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -537,8 +591,8 @@ class Driver:
         self._join_hosted()
 
     def _join_hosted(self) -> None:
-        for manager, _ in self._hosted:
-            manager.stop()
+        for member, _ in self._hosted:
+            member.stop()
         for _, thread in self._hosted:
             thread.join(STOP_SECONDS)
 
@@ -593,4 +647,4 @@ class Driver:
 
 
 def _died(death: Death) -> m.Died:
-    return m.Died(death.rank, death.reason, death.killed)
+    return m.Died(death.rank, death.reason, death.cause)

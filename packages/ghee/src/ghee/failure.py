@@ -11,8 +11,7 @@ import traceback
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-import cloudpickle
-
+from ghee import pickling
 from ghee.errors import RankError, RemoteTraceback
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -70,7 +69,7 @@ def _pickle(error: BaseException) -> bytes | None:
         )
     for portable in (error, _Rebuilt(error)):
         try:
-            data: bytes = cloudpickle.dumps(portable)
+            data: bytes = pickling.dumps(portable)
             if isinstance(pickle.loads(data), type(error)):
                 return data
         except Exception:  # the next way, or else it is told by its name
@@ -100,7 +99,7 @@ def _rebuild(kind: type[Exception], args: tuple[object, ...], attributes: dict[s
 
 def _portable(value: object) -> object:
     try:
-        pickle.loads(cloudpickle.dumps(value))
+        pickle.loads(pickling.dumps(value))
     except Exception:  # pickling may raise anything; its text is what can be told
         return repr(value)
     return value

@@ -72,6 +72,7 @@ class Feed:
 
         What comes of a partition is one rank's, where ranks commit the offsets: an offset is one number.
         """
+        self._stream.check()  # also while ranks are busy: one of them may wait for what will not come
         if not wanted:
             return None
         epoch = self.first + len(self._splits) if not self._splits else max(self._splits) + 1

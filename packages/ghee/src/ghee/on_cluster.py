@@ -13,6 +13,7 @@ from typing import Any
 
 import cloudpickle
 
+from ghee import pickling
 from ghee.errors import PipelineError
 from ghee.launch.contract import Launcher
 from ghee.launch.kubernetes import Kubernetes, KubernetesLauncher
@@ -134,10 +135,10 @@ def _outcome(handle: Run, pipeline: Pipeline, made: list[KubernetesLauncher]) ->
     """What goes home from the driver's Pod."""
     logs = {name: text[-LOG_BYTES:] for name, text in handle.logs().items()}
     try:
-        results = {name: [cloudpickle.dumps(result) for result in of] for name, of in handle.results.items()}
+        results = {name: [pickling.dumps(result) for result in of] for name, of in handle.results.items()}
         failures = {name: describe_error(error) for name, error in handle.failures.items()}
     except Exception as error:
         return Outcome(handle.id, handle.report, describe_error(error), logs=logs)
-    lists = {name: cloudpickle.dumps(written) for name, written in lists_of(pipeline).items()}
+    lists = {name: pickling.dumps(written) for name, written in lists_of(pipeline).items()}
     requests = dict(sum((Counter(launcher.requests()) for launcher in made), Counter()))
     return Outcome(handle.id, handle.report, None, results, failures, lists, logs, requests, made[-1].starts())

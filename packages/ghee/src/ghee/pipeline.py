@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ghee.errors import PipelineError
 from ghee.protocol.messages import Tail, WhenSlow
 from ghee.resources import Auto, Resources, format_bytes, parse_bytes, parse_resources
+from ghee.signatures import problem_of
 
 Kind = Literal["read", "map", "loop", "write"]
 
@@ -19,6 +20,9 @@ DEFAULT_CREDIT = 96 << 20
 
 It is what moves while a batch's three messages go round, at the speed of shared memory: with two thirds of it, batches of
 1 MB are some 10 % slower, with more no faster (benchmarks/transport_profile.py --choices)."""
+
+UNTIL_RETURN = 1 << 53
+"""The number of epochs that stands for epochs=None: more than any run reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,8 @@ class Stage:
     @property
     def epochs(self) -> int:
         """The source's passes."""
-        return int(self.root.options["epochs"])
+        epochs = self.root.options["epochs"]
+        return UNTIL_RETURN if epochs is None else int(epochs)
 
     @property
     def root(self) -> Stage:
@@ -194,7 +199,7 @@ def read(
     columns: list[str] | None = None,
     filter: Any = None,
     batch_size: int = 4096,
-    epochs: int = 1,
+    epochs: int | None = 1,
     shuffle: int | None = None,
     shuffle_buffer: int | None = None,
     limit: int | None = None,
@@ -216,9 +221,12 @@ def read(
 ) -> Pipeline:
     """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, or any Python iterable.
 
-    `batch_size` is in rows; a batch never spans two splits, so the last of a split may be smaller. `epochs` passes are
-    made. `shuffle` is a seed: the splits come in another order in each epoch, and rows are shuffled within
-    `shuffle_buffer` rows. `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
+    `batch_size` is in rows: of every batch but an epoch's last where rows are known before they are read (Parquet and Arrow
+    files without a filter, and with `limit`); else of every batch but the last of a split. `epochs` passes are made;
+    None goes on until the loops return, for training by steps.
+    `shuffle` is a seed: in each epoch pieces of all files are mixed anew, and rows within `shuffle_buffer` rows (65536 or
+    16 batches, but at most 256 MiB), which each reading rank holds; what comes out does not depend on the number of ranks.
+    `limit` is in rows for each epoch. The ranks of the first stage read what they work on;
     `replicas` gives the reading a stage of its own. `schema` (pyarrow.Schema) gives types to CSV and JSON.
     `storage_options` are the store's own (docs/storage.md); `patience` is for how many seconds a store may be away before
     the run fails.
@@ -232,7 +240,7 @@ def read(
     problems = [
         f"{name}={value!r}: expected a whole number of at least 1"
         for name, value in (("batch_size", batch_size), ("epochs", epochs))
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1
+        if (isinstance(value, bool) or not isinstance(value, int) or value < 1) and (name, value) != ("epochs", None)
     ]
     if problems:
         raise PipelineError("; ".join(problems))
@@ -383,7 +391,8 @@ def explain(pipeline: Pipeline) -> str:
 
     def line(stage: Stage) -> str:
         if stage.kind == "read":
-            shown = {key: value for key, value in stage.options.items() if key != "settings"}  # it may hold a password
+            secret = ("settings", "storage_options")  # they may hold passwords
+            shown = {key: value for key, value in stage.options.items() if key not in secret}
             options = ", ".join(f"{key}={value!r}" for key, value in shown.items())
             where = f"; {stage.resources}" if stage.own_ranks else ""
             return f"read {_short(stage.payload)}  ({options}{where})"
@@ -412,6 +421,8 @@ def _short(value: Any) -> str:
 def _callable(method: str, function: object) -> None:
     if not callable(function):
         raise PipelineError(f".{method}() expects a function, a generator function or a class, got {function!r}")
+    if problem := problem_of(method, function):
+        raise PipelineError(problem)
 
 
 def _name(name: str | None, function: Any) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
+from ghee import pickling
 from ghee.errors import PickleError, PipelineError
-from ghee.pipeline import Pipeline, Stage, children_of, names_of, stages_of
+from ghee.pipeline import UNTIL_RETURN, Pipeline, Stage, children_of, names_of, stages_of
 from ghee.protocol.credit import inbox_share, outbox_share
 from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import Tail, WhenSlow
@@ -116,6 +115,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
     root = stages[0]
     options = {key: value for key, value in root.options.items() if key != "epochs"}
     source = open_source(root.payload, **options)
+    _check_has_an_end(root, pipeline.ends)
     if hasattr(source, "check_epochs"):
         source.check_epochs(root.epochs)
     names = names_of(stages)
@@ -160,6 +160,18 @@ def make_plan(pipeline: Pipeline) -> Plan:
         if not planned_stage.hosted:
             _check_pickles(planned_stage)
     return Plan(source, root.epochs, tuple(planned))
+
+
+def _check_has_an_end(root: Stage, ends: Sequence[Stage]) -> None:
+    """Without a number of epochs it is the loops that end the run."""
+    if root.epochs < UNTIL_RETURN:
+        return
+    for end in ends:
+        if end.kind != "loop":
+            raise PipelineError(
+                "epochs=None reads on until the loops return, and a .write() never does: give read(epochs=) a number, or "
+                "let every branch end in a .loop()"
+            )
 
 
 def _joined(root: Stage, stages: list[Stage], hosted: bool) -> Stage | None:
@@ -229,7 +241,7 @@ def _loops_before(stage: Stage) -> int:
 def _check_pickles(stage: PlannedStage) -> None:
     for what, value in (("function", stage.function), ("source or target", stage.payload)):
         try:
-            cloudpickle.dumps(value)
+            pickling.dumps(value)
         except Exception as error:
             culprit = find_unpicklable(value)
             raise PickleError(
@@ -242,7 +254,7 @@ def find_unpicklable(value: Any, path: str = "", depth: int = 0) -> str | None:
     """Name the object inside a function or object that keeps it from being pickled: "`lock` (a _thread.lock) in ..."."""
     for name, inner in _parts(value):
         try:
-            cloudpickle.dumps(inner)
+            pickling.dumps(inner)
         except Exception:  # pickling runs the user's code, which may raise anything
             deeper = find_unpicklable(inner, f"{path}{name}.", depth + 1) if depth < 4 else None
             kind = type(inner)

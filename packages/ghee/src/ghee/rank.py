@@ -17,7 +17,7 @@ from typing import Any
 
 import cloudpickle
 
-from ghee import context, failure, forked
+from ghee import context, failure, forked, pickling
 from ghee.checkpoints import Checkpoints
 from ghee.codec import rows_of
 from ghee.errors import BatchError, CancelledError, TransactionError
@@ -28,12 +28,12 @@ from ghee.resources import format_bytes
 from ghee.stream import Batches
 from ghee.task import RankTask
 from ghee.transfer.manager import TransferManager
+from ghee.transfer.member import Member
 from ghee.transfer.wire import Arrived
 
 
 def run_rank(
-    manager: TransferManager,
-    stage: str,
+    member: Member,
     world_rank: int,
     world_size: int,
     *,
@@ -46,14 +46,15 @@ def run_rank(
     The task comes from the driver unless it is given: what runs in the driver's own process need not pickle. `address` is
     the IP of the rank's Pod on a cluster.
     """
-    place = _Where(manager.rank, stage)
+    place = _Where(member.rank, member.stage)
     try:
-        blob = manager.join(os.getpid())
+        manager, blob = member.join(os.getpid())
+    except CancelledError:
+        return
+    try:
         task = task or _load(blob)
         world = f"{manager.rank.stage}-{manager.rank.index - world_rank}-{manager.rank.life}"
         context.enter(context.Place(task.stage, world_rank, world_size, task.folder, inline, world, task.gpus, address))
-        manager.configure(task.settings)
-        manager.write_trace(task.trace, task.stage)
         if inline:
             clock = time.pthread_getcpuclockid(threading.get_ident())
             manager.cpu_clock = functools.partial(time.clock_gettime, clock)
@@ -97,7 +98,7 @@ def _load(blob: bytes) -> RankTask:
 
 def _dump(result: object, task: RankTask) -> bytes:
     try:
-        data: bytes = cloudpickle.dumps(result)
+        data: bytes = pickling.dumps(result)
     except Exception as error:
         kind = type(result).__name__
         raise BatchError(
@@ -140,11 +141,22 @@ class _Function:
         if inspect.isgenerator(result) or (isinstance(result, Iterator) and not hasattr(result, "shape")):
             yield from (item for item in result if item is not None)
         elif result is not None:
+            _check_list(result)
             yield result
 
     def close(self) -> None:
         if callable(self._close):
             self._close()
+
+
+def _check_list(result: object) -> None:
+    """A list is one batch, of its items; one of tables is several, which the next function would not expect."""
+    if isinstance(result, list) and result and (hasattr(result[0], "num_rows") or hasattr(result[0], "iloc")):
+        kind = type(result[0]).__name__
+        raise BatchError(
+            f"the function returned a list of {len(result)} {kind}: a returned list is one batch, whose rows are its items; "
+            "to give several batches write `yield` for each, to give one put them together"
+        )
 
 
 def _is_class(function: object) -> bool:
@@ -182,7 +194,7 @@ def _apply(
 
 def _warn_of_large(manager: TransferManager, stage: str) -> None:
     """Say once that a batch is larger than all credit: it passes, but nothing passes beside it."""
-    credit = manager.credit
+    credit = manager.settings.credit
     if manager.largest > credit and not manager.has_warned:
         manager.has_warned = True
         warnings.warn(
@@ -248,7 +260,7 @@ class _Reader:
             manager.begin()
             manager.times.batches_in += 1
             manager.times.rows_in += count
-            ordered = self._task.settings.ordered
+            ordered = manager.settings.ordered
             _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo, received=False)
             self._said[step.epoch] += 0 if step.redo else count
             self._place.at(None)
@@ -260,29 +272,34 @@ class _Reader:
         split = step.what
         if split is None:
             if step.epoch not in self._orders:
+                while len(self._orders) > 1:  # an epoch and the next one overlap; all of many would fill the memory
+                    del self._orders[min(self._orders)]
                 self._orders[step.epoch] = self._source.order(self._task.splits, step.epoch)
             split = self._orders[step.epoch][step.split]
         reading = self._source.read(split, epoch=step.epoch)
-        while (batch := _timed_next(self._manager, reading)) is not None:
+        while (batch := _timed_next(self._manager, reading)) is not _OVER:
             yield batch
 
 
+_OVER = object()
+
+
 def _timed_next(manager: TransferManager, reading: Iterator[Any]) -> Any:
-    """The next batch of a split, None at its end; reading counts as work."""
+    """The next batch of a split, _OVER at its end; reading counts as work."""
     began = time.perf_counter()
-    batch = next(reading, None)
+    batch = next(reading, _OVER)
     if manager.times.batches_in:  # the first is the run's start: imports, opening files
         passed = time.perf_counter() - began
         manager.times.worked += passed
         manager.times.read += passed
-    if manager.trace is not None and batch is not None:
+    if manager.trace is not None and batch is not _OVER:
         manager.trace.span("reads", began)
     return batch
 
 
 def _run_map(manager: TransferManager, task: RankTask, place: _Where) -> None:
     function = _Function(task.function)
-    ordered = task.settings.ordered
+    ordered = manager.settings.ordered
     batches = rows = 0
 
     def take(arrived: Arrived) -> None:
@@ -312,8 +329,8 @@ def _epoch_done(manager: TransferManager, epoch: int, batches: int, rows: int) -
 
 def _run_loop(manager: TransferManager, task: RankTask, place: _Where) -> object:
     assert task.function is not None
-    checkpoints = Checkpoints(Path(task.folder), manager.rank.stage, task.stage, task.settings.number)
-    batches = Batches(manager, place.at, checkpoints, task.settings)
+    checkpoints = Checkpoints(Path(task.folder), manager.rank.stage, task.stage, manager.settings.number)
+    batches = Batches(manager, place.at, checkpoints)
     where = context.current()
     assert where is not None
     where.stream.append(batches)
@@ -326,7 +343,7 @@ def _run_loop(manager: TransferManager, task: RankTask, place: _Where) -> object
 
 def _send_all(manager: TransferManager, task: RankTask, batches: Batches, results: Any) -> object:
     """Send what a loop yields to the next stage; returns what the generator returns."""
-    if not task.settings.receivers:
+    if not manager.settings.receivers:
         raise BatchError(
             f"the loop {task.stage!r} yields batches, but no stage comes after it; "
             "let it return its result, or add .write(...) or another stage"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from ghee import failure
+from ghee import failure, pickling
 from ghee.errors import CancelledError, GheeError, PipelineError, RemoteTraceback
 from ghee.failure import Failure
 from ghee.launch.kubernetes import DriverHandle, Kubernetes, attach_driver, explain, start_driver
@@ -232,7 +232,7 @@ def submit(
 ) -> RemoteRun:  # fmt: skip
     """Start the run: `drive(pipeline, settings, options)` is called in the driver's Pod."""
     with _own_modules_by_value():
-        blob = cloudpickle.dumps(pipeline)
+        blob = pickling.dumps(pipeline)
     driver = start_driver(drive, (blob, settings, options), settings, _stages(pipeline), detach=detach)
     return RemoteRun(driver, pipeline, update, line, metrics, trace)
 

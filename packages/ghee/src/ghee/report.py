@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from ghee.pipeline import UNTIL_RETURN
 from ghee.protocol.ledger import Entry
 from ghee.resources import format_bytes
 from ghee.transfer.wire import Times
@@ -36,7 +37,10 @@ class Recent:
 
 @dataclass
 class RankReport:
-    """One rank of a stage, over all its lives. Seconds from its first batch on; `cpu` is what its process computed."""
+    """One rank of a stage, over all its lives. Seconds from its first batch on; `cpu` is what its process computed.
+
+    `rows` and `largest`, the rows of its largest batch, are of what it was given.
+    """
 
     rank: int
     worked: float = 0.0
@@ -44,6 +48,8 @@ class RankReport:
     waited_room: float = 0.0
     cpu: float = 0.0
     batches: int = 0
+    rows: int = 0
+    largest: int = 0
 
     @property
     def worked_share(self) -> float:
@@ -97,7 +103,38 @@ class StageReport:
     capacity: float = 0.0
     most_replicas: int | None = None
     hosted: bool = False
+    calls: int = 0
+    """How often a map's function was called with a batch."""
+    empty: int = 0
+    """How many of the calls gave no batch."""
     by_rank: list[RankReport] = field(default_factory=list)
+
+    def is_uneven(self, epochs: int) -> bool:
+        """Whether the ranks of a loop were given rows that differ by more than a batch in each epoch.
+
+        Where an epoch's tail was padded, one rank has a batch less, and it may be the one with the epoch's short batch.
+        """
+        rows = [rank.rows for rank in self.by_rank]
+        largest = max((rank.largest for rank in self.by_rank), default=0)
+        allowed = largest * (max(epochs, 1) + min(self.padded, epochs))
+        return self.kind == "loop" and len(rows) > 1 and max(rows) - min(rows) > allowed
+
+    def rows_said(self, epochs: int, *, judged: bool = True) -> str:
+        """The rows of a loop's ranks in a line; empty for anything else than a loop of several ranks.
+
+        `judged`: whether it says that they are uneven, which they may be where ranks were given batches a second time.
+        """
+        if self.kind != "loop" or len(self.by_rank) < 2:
+            return ""
+        rows = [rank.rows for rank in self.by_rank]
+        shown = ", ".join(f"{count:,}" for count in rows[:16]) + (" …" if len(rows) > 16 else "")
+        line = f"rows by rank of {self.name}: {shown}"
+        if not (judged and self.is_uneven(epochs)):
+            return line
+        return (
+            f"{line}: they differ by {max(rows) - min(rows):,}, more than one batch an epoch, for batches differ in size; "
+            "every rank got as many batches, so a mean over ranks gives their rows different weights"
+        )
 
 
 @dataclass
@@ -141,6 +178,16 @@ class Report:
         now = f"; {self.recent:,.0f} rows/s in the last {RECENT_SECONDS:.0f} s"
         return f"lag: {sum(self.lag.values()):,} offsets ({named}){age}{now}"
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is most likely a mistake, though the run has not failed."""
+        return [
+            f"WARNING: {stage.name} gave no batch in any of its {stage.calls:,} calls, so all its {stage.rows:,} rows were "
+            "dropped and nothing came after it: is a `return` missing?"
+            for stage in self.stages
+            if stage.calls and stage.empty == stage.calls
+        ]
+
     def to_json(self) -> str:
         """The report as JSON."""
         return json.dumps(asdict(self), indent=2)
@@ -150,7 +197,8 @@ class Report:
         if self.first_batch is not None:
             head += f", first batch after {self.first_batch:.2f} s"
         balance = "balances" if self.balanced else "was not checked to the end (the loop returned early)"
-        lines = [head, f"{self.rows_read:,} rows read in {self.epochs} epochs; the ledger {balance}"]
+        passes = "until the loops returned" if self.epochs >= UNTIL_RETURN else f"in {self.epochs} epochs"
+        lines = [head, f"{self.rows_read:,} rows read {passes}; the ledger {balance}"]
         table: list[tuple[str, ...]] = [
             ("stage", "ranks", "rows", "rows/s", "could do", "work", "waits for input", "waits for room", "dropped", "out")
         ]
@@ -176,6 +224,7 @@ class Report:
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
             lines.append("  ".join(cells).rstrip())
+        lines += [said for s in self.stages if (said := s.rows_said(self.epochs, judged=not self.restarts))]
         lines += [f"changed {reason}" for reason in self.changes]
         lines += [self.lag_said] if self.lag else []
         lines += [
@@ -184,7 +233,7 @@ class Report:
         lines += [f"started again: {reason}" for reason in self.restarts]
         lines += [f"failed: {failure}" for failure in self.failures]
         lines += self.notes
-        return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else [])])
+        return "\n".join([*lines, self.limited_by, *([self.advice] if self.advice else []), *self.warnings])
 
 
 def summarize_stage(
@@ -199,6 +248,8 @@ def summarize_stage(
         rank.waited_room += t.waited_room
         rank.cpu += t.cpu
         rank.batches += t.batches_in
+        rank.rows += t.rows_in
+        rank.largest = max(rank.largest, t.largest_in)
     totals = [rank.worked + rank.waited_input + rank.waited_room for rank in by_rank.values()]
     total, longest = sum(totals) or 1.0, max(totals, default=0.0)
     worked = sum(rank.worked for rank in by_rank.values())
@@ -213,5 +264,6 @@ def summarize_stage(
         cpu=sum(rank.cpu for rank in by_rank.values()) / total,
         reading=sum(t.read for _, t in times) / (worked or 1.0),
         capacity=rows / (worked / max(ranks, 1)) if worked else 0.0,
+        calls=sum(e.inputs for e in entries), empty=sum(e.empty for e in entries),
         by_rank=[by_rank[index] for index in sorted(by_rank)],
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import secrets
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
-from ghee import stopping
+from ghee import pickling, stopping
 from ghee.driver import Driver
-from ghee.errors import CancelledError, CheckpointError, PipelineError, TransactionError
+from ghee.errors import CancelledError, CheckpointError, MachineError, PipelineError, TransactionError
 from ghee.feed import unready
+from ghee.io.stores.patience import say
 from ghee.journal import Journal
 from ghee.launch.contract import Launcher
 from ghee.launch.kubernetes import Kubernetes
@@ -62,34 +64,63 @@ class Run:
         self._restarts: list[str] = []
         self._restarts_left = self._restarts_most = restarts_left
         self._cancelled = self._stopped = False
-        self._driver = attempt(start, [])
         self._error: BaseException | None = None
         self._over = threading.Event()
-        if metrics is not None:
-            metrics.begin(lambda: self.report)
         self._thread = threading.Thread(target=self._run, name=f"ghee run {self.id}", daemon=True)
-        self._thread.start()
+        self._driver = attempt(start, [])
+        try:
+            if metrics is not None:
+                metrics.begin(lambda: self.report)
+            self._thread.start()
+        except BaseException:
+            self._driver.launcher.close()
+            raise
 
     def _run(self) -> None:
+        """The thread: whatever happens in it, the run has ended when it has, and `result` raises why."""
+        try:
+            self._run_attempts()
+        except BaseException as error:
+            self._error = error
+        finally:
+            try:
+                self._tidy_up()
+            except Exception as error:  # what the functions have returned is worth more than a report of it
+                self._notes.append(f"the run's folder {self.folder} could not be written at the end: {error}")
+                print(f"ghee: {self._notes[-1]}", file=sys.stderr, flush=True)
+            finally:
+                self._over.set()
+
+    def _run_attempts(self) -> None:
         while True:
             try:
                 self._driver.run()
-                how = "finished"
+                return
             except BaseException as error:
-                if self._begin_again(error):
-                    continue
-                self._error = error
-                how = "cancelled" if isinstance(error, CancelledError) else f"failed: {type(error).__name__}"
-            break
-        try:
-            self._journal.append(kind="end", how=how)
-            self._journal.close()
-            self._end_observers()
+                try:
+                    goes_on = self._begin_again(error)
+                except Exception as why:
+                    why.add_note(f"the run could not be begun again, after this: {type(error).__name__}: {error}")
+                    raise why from error
+                if not goes_on:
+                    raise
+
+    def _tidy_up(self) -> None:
+        error = self._error
+        how = "finished" if error is None else "cancelled" if isinstance(error, CancelledError) else ""
+        with contextlib.ExitStack() as ending:  # last first, and all of it
+            ending.callback(lambda: (self.folder / "report.json").write_text(self.report.to_json()))
+            if error is None:
+                ending.callback(self._say_warnings)  # the last line
             if self._progress is not None:
-                self._progress.close(self.report if self._error is None else None)
-            (self.folder / "report.json").write_text(self.report.to_json())
-        finally:
-            self._over.set()
+                ending.callback(self._progress.close, self.report if error is None else None)
+            ending.callback(self._end_observers)
+            ending.callback(self._journal.close)
+            ending.callback(self._journal.append, kind="end", how=how or f"failed: {type(error).__name__}")
+
+    def _say_warnings(self) -> None:
+        for warning in self.report.warnings:
+            say(warning)
 
     def _end_observers(self) -> None:
         if self._trace is not None:
@@ -116,11 +147,13 @@ class Run:
             return False
         self._restarts_left -= 1
         start = start_of(self._plan, self._journal, self.folder)
-        self._restarts.append(f"{str(error).splitlines()[0]}; the run was begun again at {start}")
+        self._restarts.append(f"{(str(error) or type(error).__name__).splitlines()[0]}; the run was begun again at {start}")
         self._journal.append(kind="restart", reason=self._restarts[-1])
         self._driver = self._attempt(start, self._restarts)
         if self._stopped:
             self._driver.drain()
+        if self._cancelled:  # meanwhile, and the driver that was told has ended
+            self._driver.cancel()
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -275,16 +308,21 @@ def run_here(
     settings = None if traced is None else TraceSettings.begin(folder / "trace", sum(s.size for s in plan.stages))
 
     def attempt(start: Start, restarts: list[str]) -> Driver:
-        return Driver(
-            plan, launcher(plan, folder) if launcher else _launcher(on, folder, shown), folder.name, folder,
-            retries=retries, observe=observe or (shown.update if shown else None), start=start, journal=journal,
-            restarts=restarts, trace=settings,
-        )  # fmt: skip
+        chosen = launcher(plan, folder) if launcher else _launcher(on, folder, shown)
+        try:
+            return Driver(
+                plan, chosen, folder.name, folder, retries=retries, observe=observe or (shown.update if shown else None),
+                start=start, journal=journal, restarts=restarts, trace=settings,
+            )  # fmt: skip
+        except BaseException:
+            chosen.close()
+            raise
 
     told = make_metrics(metrics)
     try:
         handle = Run(plan, attempt, start, folder, journal, shown, retries if isinstance(on, str) else 0, told, traced)
     except BaseException:
+        journal.close()
         if told is not None:
             told.close()
         raise
@@ -354,7 +392,7 @@ def _drained(handle: Run) -> bool:
 def _keep(pipeline: Pipeline, folder: Path) -> None:
     """Keep the pipeline for `resume`; what cannot be pickled says so there."""
     try:
-        kept: bytes | str = cloudpickle.dumps(pipeline)
+        kept: bytes | str = pickling.dumps(pipeline)
     except Exception as error:
         kept = str(error)
     (folder / "pipeline").write_bytes(pickle.dumps((sys.path, kept)))
@@ -426,10 +464,16 @@ def home() -> Path:
 
 def _make_folder(run_id: str) -> Path:
     runs = home() / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
     folder = runs / run_id
-    for private in (folder, folder / "logs"):
-        private.mkdir(mode=0o700)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for private in (folder, folder / "logs"):
+            private.mkdir(mode=0o700)
+    except OSError as error:
+        raise MachineError(
+            f"the run's folder {folder} cannot be made ({error.strerror}): "
+            "set GHEE_HOME to a folder that you can write to (by default it is .cache/ghee in your HOME)"
+        ) from error
     ended = sorted(path.parent for path in runs.glob("*/report.json"))  # one without a report may still be running
     for old in ended[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)

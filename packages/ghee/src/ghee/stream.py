@@ -10,7 +10,7 @@ from ghee.checkpoints import Checkpoints
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import Tail
-from ghee.transfer.manager import Settings, TransferManager
+from ghee.transfer.manager import TransferManager
 from ghee.transfer.wire import Arrived
 
 
@@ -33,17 +33,16 @@ class Batches:
         manager: TransferManager,
         at: Callable[[tuple[int, ...] | None], None],
         checkpoints: Checkpoints,
-        settings: Settings,
     ) -> None:
         """`at` is called with the name of each batch that is given out, so that an error can say where it happened."""
         self._checkpoints = checkpoints
-        self._number, self._before = settings.number, settings.step
+        self._number, self._before = manager.settings.number, manager.settings.step
         self._taken = self._taken_in_epoch = 0
         self._given, self._since = False, 0.0
         self._manager = manager
         self._at = at
         self._ended = False
-        self.epoch = settings.epoch
+        self.epoch = manager.settings.epoch
         """The number of the epoch that is being read."""
         self._counts = _Counts()
         self._held: Arrived | None = None
@@ -124,6 +123,7 @@ class Batches:
     def _deliver(self, arrived: Arrived) -> object:
         self._at(arrived.id)
         self._given, self._since = True, time.perf_counter()
+        self._manager.times.given = self._taken + 1
         counts = self._counts
         counts.batches += 1
         if arrived.fill is Tail.PAD:

@@ -6,28 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ghee.trace import TraceSettings
-from ghee.transfer.manager import Settings
-
 Kind = Literal["read", "map", "loop", "write"]
 
 
 @dataclass(frozen=True)
 class RankTask:
-    """A stage's function and how it takes part. Travels by cloudpickle.
+    """A stage's function, and what it works on. Travels by cloudpickle.
 
     `payload` is the source for a reading stage and the sink for a writing one; `function` is None where there is none.
-    `splits` are the source's, for a reading stage. `trace`: what happens is to be written down.
+    `splits` are the source's, for a reading stage.
     """
 
     kind: Kind
     stage: str
     size: int
-    settings: Settings
     function: Callable[..., object] | None
     payload: object
     splits: list[object]
     epochs: int
     folder: str
     gpus: int = 0
-    trace: TraceSettings | None = None

@@ -20,12 +20,18 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-import torch.distributed
-from torch.utils.data import IterableDataset, get_worker_info
-
 from ghee import context
 from ghee.errors import GheeError
+from ghee.install import how_to_install
+
+try:
+    import torch
+    import torch.distributed
+    from torch.utils.data import IterableDataset, get_worker_info
+except ModuleNotFoundError as missing:
+    if missing.name != "torch":  # torch itself is there, and what it needs is not: that is what is to be said
+        raise
+    raise ModuleNotFoundError(f"ghee.torch needs PyTorch: {how_to_install('torch')}", name="torch") from missing
 
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915

@@ -12,7 +12,12 @@ Example:
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
 from typing import Any
+
+__version__ = "0.1.0"
 
 _WHERE = {
     "list_models": "registry",
@@ -43,6 +48,27 @@ _WHERE = {
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605 - one list of the names, not two
+
+
+def _check_ghee() -> None:
+    """On PyPI `ghee` is another project: what is installed under that name must be ours. It is not imported for that."""
+    how = "python -m pip install ./packages/ghee ./packages/ghee_models (in a clone of ghee's repository)"
+    found = importlib.util.find_spec("ghee")
+    if found is None or found.origin is None:
+        raise ImportError(f"ghee_models needs ghee, which is not installed: {how}", name="ghee")
+    if not (Path(found.origin).parent / "pipeline.py").is_file():
+        try:
+            version = importlib.metadata.version("ghee")
+        except importlib.metadata.PackageNotFoundError:
+            version = "of no known version"
+        raise ImportError(
+            f"the `ghee` that is installed ({version}, {found.origin}) is another project of that name, from PyPI, and not "
+            f"what ghee_models is made on. Remove it (python -m pip uninstall ghee), then: {how}",
+            name="ghee",
+        )
+
+
+_check_ghee()
 
 
 def __getattr__(name: str) -> Any:

@@ -19,13 +19,16 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from sqlglot import exp
 
+from cumin.analysis import parse
 from cumin.content import RowSum
 from cumin.engines.base import Engine, Session
 from cumin.engines.duckdb_engine import DuckDB, version_part
 from cumin.errors import ConfigError, EngineError, QueryError
 from cumin.inputs.base import Relation
 from cumin.layout import Layout, Target
+from cumin.lexer import tokens
 from cumin.modes import Catalogue, Determinism
 from cumin.udfs import Udf
 from cumin.units import Unit, UnitFile, UnitWriter, split
@@ -34,9 +37,12 @@ HASH_MOD = (
     "CREATE OR REPLACE TEMPORARY FUNCTION hash_mod(k STRING, n BIGINT, seed STRING) RETURNS BIGINT "
     "RETURN CAST(conv(substr(md5(concat(seed, ':', k)), 1, 15), 16, 10) AS BIGINT) % n"
 )
-# What a Spark session may be set to that changes results; all of it enters the build id.
-_SETTINGS = ("spark.sql.ansi.enabled", "spark.sql.caseSensitive", "spark.sql.decimalOperations.allowPrecisionLoss",
-             "spark.sql.storeAssignmentPolicy", "spark.sql.legacy.timeParserPolicy")  # fmt: skip
+# Every setting of Spark SQL that is not Spark's default enters the build id, but for these, which change no result.
+_NO_RESULT = (
+    "shuffle.", "adaptive.", "autoBroadcastJoinThreshold", "warehouse.", "catalogImplementation", "execution.", "ui.",
+    "broadcastTimeout", "files.maxPartition", "files.minPartition", "files.openCost", "artifact.", "codegen.", "debug.",
+    "inMemoryColumnarStorage.", "event", "streaming.", "thriftserver.", "repl.", "redaction.", "session.timeZone",
+)  # fmt: skip
 _RESULT = "file string"
 
 
@@ -78,7 +84,7 @@ class Spark(Engine):
             "version": version_part(pyspark.__version__, self.version_policy),
             "version_policy": self.version_policy,
             "timezone": self.timezone,
-            "settings": {name: session.conf.get(name) for name in _SETTINGS},
+            "settings": _settings(session),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -129,8 +135,17 @@ def spark(
     session: SparkSession | None = None,
 ) -> Spark:
     """Spark as engine: a `session` of the caller's, or one on `master` (``local[4]``, ``yarn``, ``spark://…``, ``k8s://…``;
-    without it the session in use, or Spark's own default). Needs the extra ``cumin[spark]`` and a Java runtime."""
+    without it the session in use, or Spark's own default). Needs pyspark (the extra ``spark``) and a Java runtime."""
     return Spark(master=master, timezone=timezone, version_policy=version_policy, conf=dict(conf or {}), session=session)
+
+
+def _settings(session: SparkSession) -> dict[str, str]:
+    """What the session is set to that may change a result."""
+    return {
+        name: value
+        for name, value in sorted(session.conf.getAll.items())
+        if name.startswith("spark.sql.") and not name.removeprefix("spark.sql.").startswith(_NO_RESULT)
+    }
 
 
 class SparkTables(Session):
@@ -160,42 +175,22 @@ class SparkTables(Session):
         self._names[name.lower()] = view
 
     def rewritten(self, sql: str) -> str:
-        """The query with each declared table's name replaced by its view's."""
-        from cumin.lexer import tokens
-
-        found = tokens(sql, "spark")
-        pieces: list[str] = []
-        at = index = 0
-        while index < len(found):
-            length, view = self._match(found, index)
-            if view is None:
-                index += 1
-                continue
-            last = found[index + length - 1]
-            own = found[index + length - 1].text.strip("`")
-            pieces += (sql[at : found[index].start], view)
-            if not _has_alias(found, index + length):
-                pieces.append(f" AS `{own}`")
-            at = last.end
-            index += length
-        return "".join(pieces) + sql[at:]
-
-    def _match(self, found: list[Any], index: int) -> tuple[int, str | None]:
-        before = found[index - 1].text.upper() if index else ""
-        if before not in ("FROM", "JOIN", ","):
-            return 1, None
-        words, length = [], 0
-        while index + length < len(found) and found[index + length].kind in ("word", "ident"):
-            words.append(found[index + length].text.strip("`").lower())
-            length += 1
-            if index + length < len(found) and found[index + length].text == ".":
-                length += 1
-            else:
-                break
-        view = self._names.get(".".join(words)) if words else None
-        if before == "," and len(words) == 1:
-            view = None  # a bare name after a comma may be a column; an explicit JOIN is clear
-        return length, view
+        """The query with each declared table's name replaced by its view's, wherever the tree says that it is read: a
+        common table expression of the same name hides it, as it does in Spark."""
+        edits = []
+        for name, places in parse(sql, "spark").tables.items():
+            for table in places:
+                if name not in self._names or table.find_ancestor(exp.Hint):
+                    continue
+                start, end = table.parts[0].meta.get("start", 0), table.parts[-1].meta.get("end", -1)
+                written = sql[start : end + 1]
+                if [token.text.strip("`").lower() for token in tokens(written, "spark")][::2] != name.split("."):
+                    raise QueryError(f"It is not clear where the query reads {name!r}; give it an alias: FROM {name} AS t.")
+                alias = "" if table.alias else f" AS {written.rpartition('.')[2]}"
+                edits.append((start, end + 1, self._names[name] + alias))
+        for start, end, new in sorted(edits, reverse=True):
+            sql = sql[:start] + new + sql[end:]
+        return sql
 
     def describe(self, sql: str) -> pa.Schema:
         try:
@@ -218,30 +213,6 @@ class SparkTables(Session):
         if self._duckdb is not None:
             self._duckdb.close()
             self._duckdb = None
-
-
-def _has_alias(found: list[Any], index: int) -> bool:
-    if index >= len(found):
-        return False
-    token = found[index]
-    if token.text.upper() == "AS" or token.kind == "ident":
-        return True
-    after = {
-        "TABLESAMPLE",
-        "PIVOT",
-        "UNPIVOT",
-        "WINDOW",
-        "SEMI",
-        "ANTI",
-        "LATERAL",
-        "CLUSTER",
-        "DISTRIBUTE",
-        "SORT",
-        "MINUS",
-    }
-    from cumin.lexer import RESERVED
-
-    return token.kind == "word" and token.text.upper() not in RESERVED | after
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

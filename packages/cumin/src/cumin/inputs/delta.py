@@ -10,6 +10,7 @@ import pyarrow as pa
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line, line_size, token
 from cumin.inputs.base import Input, Relation, Table, lacking
+from cumin.install import how_to_install
 from cumin.partitions import partition_key
 from cumin.place import absolute, place, public_options
 
@@ -46,7 +47,7 @@ def delta(
 ) -> Delta:
     """A Delta table. Its token is made of the files that the version holds in each partition: written once, so exact.
 
-    Needs the extra ``cumin[delta]``.
+    Needs deltalake (the extra ``delta``).
     """
     names = (key,) if isinstance(key, str) else tuple(key)
     return Delta(uri=absolute(uri), version=version, key=names, storage_options=dict(storage_options or {}))
@@ -62,7 +63,7 @@ class DeltaTable(Table):
         try:
             import deltalake
         except ImportError as error:
-            raise ConfigError("cumin.delta needs the package deltalake: pip install 'cumin[delta]'.") from error
+            raise ConfigError(f"cumin.delta needs the package deltalake: {how_to_install('delta')}.") from error
         try:
             opened = deltalake.DeltaTable(source.uri, version=source.version, storage_options=dict(source.storage_options))
             metadata = opened.metadata()

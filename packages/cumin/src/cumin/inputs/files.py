@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line_name, moved, token
 from cumin.inputs import listing
-from cumin.inputs.base import Input, Relation, Table, file_schema, lacking
-from cumin.partitions import PARTITION_KINDS, arrow_type, guess_kind, partition_text
+from cumin.inputs.base import Input, Relation, Table, columns_of, file_schema, same_type
+from cumin.partitions import PARTITION_KINDS, arrow_type, guess_kind, is_date_format, partition_text
 from cumin.place import LocalPlace, Place, RemotePlace, absolute, place, public_options
 from cumin.schemas import read_schema
 
@@ -109,15 +109,16 @@ def hive(
 ) -> Hive:
     """A Hive-partitioned table: `partition` names its folder columns, outermost first.
 
-    Their types are told from the values (dates, whole numbers, else text); ``{"dt": "date"}`` fixes them. The rest is
-    as in `files`.
+    Their types are told from the values (dates, whole numbers, else text); ``{"dt": "date"}`` fixes them, and
+    ``{"dt": "%Y%m%d"}`` says that they are dates and how they are written. The rest is as in `files`.
     """
     _check(format, strength)
     columns = dict(partition) if isinstance(partition, Mapping) else dict.fromkeys(_names(partition))
     wrong = [
-        f"The partition column {name!r} has the type {kind!r}. Allowed: {', '.join(PARTITION_KINDS)}."
+        f"The partition column {name!r} has the type {kind!r}. Allowed: {', '.join(PARTITION_KINDS)}, or how a date is "
+        "written, as '%Y%m%d'."
         for name, kind in columns.items()
-        if kind is not None and kind not in PARTITION_KINDS
+        if kind is not None and kind not in PARTITION_KINDS and not is_date_format(kind)
     ]
     if wrong or not columns:
         raise ConfigError(wrong or "partition= names no column; for a table without partitions use cumin.files.")
@@ -162,7 +163,8 @@ def _resolve(paths: Sequence[str], options: Mapping[str, Any]) -> tuple[Place, l
         found: set[str] = set()
         for path in paths:
             path = os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
-            found.update(glob.glob(path, recursive=True) if glob.has_magic(path) else [path])
+            pattern = glob.has_magic(path) and not os.path.lexists(path)  # a name with [ in it is a name, where it is there
+            found.update(glob.glob(path, recursive=True) if pattern else [path])
         folders = sorted(path for path in found if os.path.isdir(path))
         found.difference_update(folders)
         if named := [path for path in folders if path in paths]:
@@ -224,6 +226,8 @@ class FileTable(Table):
         self.strength = source.strength or self._listing
         if self.strength == "etag" and self._listing != "etag":
             raise InputError(f"{where.url} keeps no ETags; choose strength='stat', 'footer' or 'bytes'.")
+        # A modification time alone can be put back: what was read under it says nothing of the bytes there now.
+        self._sure = where.local or self._listing == "etag"
         self._listed: dict[str, list[str]] = {}
         self._schema_text: str | None = None
 
@@ -275,7 +279,7 @@ class FileTable(Table):
     def schema_token(self, *, again: bool = False) -> Any:
         """The first file's state, and how it is read. None where the state is a modification time alone, which can be
         put back."""
-        if not self.place.local and self._listing != "etag":
+        if not self._sure:
             return None
         first = self._first_file
         name = first.removeprefix(f"{self._first_key}/") if self._first_key else first
@@ -322,37 +326,54 @@ class FileTable(Table):
             lines = sorted(listed.lines)
             self._listed[key] = lines
             if self.strength in ("bytes", "footer"):
-                made = token(self.strength, listing.hashed(self.place, key, lines, self.strength))
+                made = self._hashed(key, lines)
             else:
                 made = listed.token(self.strength)
             result[key] = Part(lines, listed.bytes, made)
         return result
 
+    def _hashed(self, key: str, lines: list[str]) -> str:
+        return token(self.strength, listing.hashed(self.place, key, lines, self.strength, cached=self._sure))
+
     def moved(self, parts: Mapping[str, Part]) -> list[str]:
-        """By another listing."""
+        """By another listing; where the listing is not sure and the strength is, by reading the files again."""
         try:
             now = dict(zip(parts, self._take(list(parts)), strict=True))
         except InputError as error:
             return error.problems
-        return [
+        found = [
             self.place.full(f"{key}/{name}" if key else name)
             for key, part in parts.items()
             for name in moved(part.lines, now[key].lines)
         ]
+        if not found and not self._sure and self.strength in ("bytes", "footer"):
+            found = [self.place.full(key) for key, part in parts.items() if self._hashed(key, part.lines) != part.token]
+        return found
 
     def check(self, parts: Mapping[str, Part]) -> None:
-        """Every Parquet file must have the first file's columns; the footers say it. CSV and JSON fail in the run."""
+        """Every Parquet file must have the first file's columns, of its types; the footers say it. CSV and JSON fail in the
+        run."""
         if self.format != "parquet":
             return
-        names = [name for name in self.schema.names if name not in self.partition_columns]
-        short = lacking(self.place, self.relation(parts).files, names)
-        if short:
-            first = self.place.full(self._first_file)
-            raise InputError(
-                f"{path} lacks {', '.join(missing)}, which the table's first file {first} has. Write it again with that "
-                "column, or choose the files by a pattern."
-                for path, missing in sorted(short.items())[:20]
-            )
+        wanted = {each.name.lower(): each for each in self.schema if each.name not in self.partition_columns}
+        first = self.place.full(self._first_file)
+        problems = []
+        for path, schema in columns_of(self.place, self.relation(parts).files):
+            there = {each.name.lower(): each.type for each in schema}
+            if missing := [each.name for low, each in wanted.items() if low not in there]:
+                problems.append(
+                    f"{path} lacks {', '.join(missing)}, which the table's first file {first} has. Write it again with that "
+                    "column, or choose the files by a pattern."
+                )
+                continue
+            problems += [
+                f"{path} has {each.name} as {there[low]}, and the table's first file {first} as {each.type}. One would be "
+                "read as the other: write it again with that type, or make two inputs and cast one in the query."
+                for low, each in wanted.items()
+                if not same_type(there[low], each.type)
+            ]
+        if problems:
+            raise InputError(sorted(problems)[:20])
 
     def relation(self, parts: Mapping[str, Part]) -> Relation:
         """The files that were listed, and their partitions' values."""
@@ -365,4 +386,6 @@ class FileTable(Table):
             if self.partition_columns:
                 values += [self.typed(key)] * len(names)
         csv = {"delimiter": self.source.delimiter}
-        return Relation(self.schema, paths, self.place, self.format, self.place.root, self.partition_columns, values, csv)
+        converted = any("%" in kind for kind in self.partition_kinds)
+        root, columns = self.place.root, self.partition_columns
+        return Relation(self.schema, paths, self.place, self.format, root, columns, values, csv, converted=converted)

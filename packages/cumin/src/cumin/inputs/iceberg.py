@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line, line_size, token
 from cumin.inputs.base import Input, Relation, Table
+from cumin.install import how_to_install
 from cumin.partitions import PartitionValue, partition_key
 from cumin.place import place, public_options
 
@@ -54,7 +55,7 @@ def iceberg(
 
     Its token is made of the data and delete files that the snapshot holds in each partition, and the schema's id.
     Partitions are those of identity transforms of whole numbers, text, dates and booleans; by other transforms (``day``,
-    ``bucket``) the table is one partition. Needs the extra ``cumin[iceberg]``.
+    ``bucket``) the table is one partition. Needs pyiceberg (the extra ``iceberg``).
     """
     names = (key,) if isinstance(key, str) else tuple(key)
     return Iceberg(table=table, catalog=catalog, properties=dict(properties or {}), snapshot=snapshot, key=names)
@@ -71,7 +72,7 @@ class IcebergTable(Table):
             from pyiceberg.catalog import load_catalog
             from pyiceberg.exceptions import NoSuchTableError
         except ImportError as error:
-            raise ConfigError("cumin.iceberg needs the package pyiceberg: pip install 'cumin[iceberg]'.") from error
+            raise ConfigError(f"cumin.iceberg needs the package pyiceberg: {how_to_install('iceberg')}.") from error
         try:
             self._table = load_catalog(source.catalog, **source.properties).load_table(source.table)
         except NoSuchTableError as error:

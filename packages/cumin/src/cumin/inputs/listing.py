@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -224,18 +224,20 @@ def _protocols(place: RemotePlace) -> tuple[str, ...]:
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
-def hashed(place: Place, folder: str, lines: Sequence[str], strength: str) -> list[str]:
-    """The lines with BLAKE3 of each file's bytes or footer in place of its state, from the cache where known."""
+def hashed(place: Place, folder: str, lines: Sequence[str], strength: str, *, cached: bool) -> list[str]:
+    """The lines with BLAKE3 of each file's bytes or footer in place of its state. `cached`: from the cache where known,
+    for states that no rewrite can put back."""
     digest_of = _bytes_digest if strength == "bytes" else _footer_digest
-    with closing(_cache()) as cache:
-        known = {text: _recall(cache, place, folder, text, strength) for text in lines}
+    with closing(_cache()) if cached else nullcontext() as cache:
+        known = {text: _recall(cache, place, folder, text, strength) if cache else None for text in lines}
         wanted = [text for text, value in known.items() if value is None]
         # Two threads keep the disk busy while the other hashes; BLAKE3 releases the interpreter's lock.
         with ThreadPoolExecutor(2, thread_name_prefix="cumin-hash") as pool:
             jobs = [pool.submit(digest_of, place, _under(folder, line_name(text))) for text in wanted]
             for text, job in zip(wanted, jobs, strict=True):
                 known[text] = job.result()
-        _remember(cache, place, folder, strength, [(text, str(known[text])) for text in wanted])
+        if cache:
+            _remember(cache, place, folder, strength, [(text, str(known[text])) for text in wanted])
     letter = strength[0]
     return [f"{text[: _end_of_size(text)]},{letter}{known[text]}" for text in lines]
 

@@ -15,7 +15,7 @@ from ghee.io.formats import FORMATS, FileInfo, ReadOptions, format_of
 from ghee.io.formats.parquet import pruned, read_filtered
 from ghee.io.listing import Listing, in_threads, list_files, stat_problem, with_etags
 from ghee.io.location import Place
-from ghee.io.rebatch import rebatch, shuffled, sliced
+from ghee.io.rebatch import interleaved, rebatch, shuffled, sliced
 from ghee.io.schema import check_columns, conform, listed, unify
 from ghee.io.stores.patience import FIRST_PATIENCE, PATIENCE, Patience, first_line, is_passing, patiently
 
@@ -32,7 +32,7 @@ class FileOptions:
     filter: Any = None  # pyarrow.compute.Expression
     batch_size: int = 4096
     shuffle: int | None = None
-    shuffle_buffer: int = 1 << 16
+    shuffle_buffer: int | None = None
     limit: int | None = None
     format: str | None = None
     split_rows: int | None = None
@@ -58,8 +58,9 @@ class FileSource:
                 ...
 
     Order of rows: files in the order of the places (within a folder or glob by path), rows as they are in the file.
-    With a seed: splits permuted by (seed, epoch), rows permuted by (seed, epoch, split) within a buffer.
-    `limit` takes the first rows in source order; what is shuffled is those.
+    With a seed: pieces of all files permuted by (seed, epoch), rows permuted by (seed, epoch, split) within a buffer.
+    `limit` takes the first rows in source order; what is shuffled is those. Where rows can be counted before they are read
+    (Parquet and Arrow files without a filter, and whatever has a limit), every batch but an epoch's last is full.
     """
 
     places: tuple[Place, ...]
@@ -68,6 +69,7 @@ class FileSource:
     partitioning: str | None = None
     hosted: bool = field(default=False, init=False)
     _state: _Inspected | None = field(default=None, init=False, repr=False)
+    _buffer: int = field(default=1, init=False, repr=False)  # rows; decided with the splits
 
     @property
     def schema(self) -> Any:
@@ -85,40 +87,47 @@ class FileSource:
     def splits(self) -> list[Split]:
         self._state = None  # what changed since the last run is seen
         state = self._inspected()
+        options, batch_size = self.options, self.options.batch_size
         files = [(file, info.units) for file, info in zip(state.files, state.infos, strict=True)]
-        size = plan.target(
-            [units for _, units in files], batch_size=self.options.batch_size, split_rows=self.options.split_rows
-        )
-        splits = plan.cut(files, size, batch_size=self.options.batch_size)
-        if self.options.filter is not None:
-            splits = [_rows_unknown(split) for split in splits]
-        if self.options.limit is not None:
-            splits = plan.limited(self._counted(splits, self.options.limit), self.options.limit)
-        return splits
+        parts = plan.parts_of(files, filtered=options.filter is not None)
+        if options.limit is not None:
+            parts = plan.limited(self._counted(parts), options.limit)
+        if options.shuffle is not None:
+            self._buffer = options.shuffle_buffer or plan.buffer_of(parts, batch_size=batch_size)
+            return plan.unmixed(parts, buffer=self._buffer, batch_size=batch_size)
+        size = plan.target(parts, batch_size=batch_size, split_rows=options.split_rows)
+        if plan.are_counted(parts):
+            return plan.even(parts, size, batch_size=batch_size)
+        return plan.packed(parts, size)
 
     def order(self, splits: Sequence[Split], epoch: int) -> list[Split]:
-        return plan.ordered(splits, self.options.shuffle, epoch)
+        if self.options.shuffle is None:
+            return plan.ordered(splits)
+        return plan.mixed(splits, self.options.shuffle, epoch, buffer=self._buffer)
 
     def read(self, split: Split, *, epoch: int) -> Iterator[Any]:
-        state = self._state
+        state, batch_size = self._state, self.options.batch_size
         if state is None:
             raise RuntimeError("FileSource.read needs the schema that splits() decides; call splits() before it travels")
-        batches = rebatch(self._rows(state, split), self.options.batch_size)
         if self.options.shuffle is None:
-            return batches
-        key = (self.options.shuffle, epoch, split.index)
-        return shuffled(batches, key, buffer=self.options.shuffle_buffer, batch_size=self.options.batch_size)
+            return rebatch(self._rows(state, split), batch_size)
+        if plan.fits(split.rows, self._buffer):
+            rows = self._rows(state, split)
+        else:  # a part of each of many pieces is in the buffer at any time
+            pieces = (self._patiently(state, piece, many=True) for piece in split.pieces)
+            rows = interleaved(pieces, width=plan.MIXED, rows=max(self._buffer // plan.MIXED, 1))
+        return shuffled(rows, (self.options.shuffle, epoch, split.index), buffer=self._buffer, batch_size=batch_size)
 
     def _rows(self, state: _Inspected, split: Split) -> Iterator[Any]:
         for piece in split.pieces:
             yield from self._patiently(state, piece)
 
-    def _patiently(self, state: _Inspected, piece: plan.Piece) -> Iterator[Any]:
+    def _patiently(self, state: _Inspected, piece: plan.Piece, *, many: bool = False) -> Iterator[Any]:
         """A piece's rows; where its store goes away in the middle, the rows after those that are out already."""
         patience, done = Patience(self.options.patience, piece.file.path), 0
         while True:
             try:
-                for batch in self._unchanged(state, piece, done):
+                for batch in self._unchanged(state, piece, done, many):
                     patience.back()
                     done += batch.num_rows
                     yield batch
@@ -127,30 +136,31 @@ class FileSource:
             except (GheeError, OSError) as error:
                 patience.wait_or_raise(error)
 
-    def _unchanged(self, state: _Inspected, piece: plan.Piece, done: int) -> Iterator[Any]:
+    def _unchanged(self, state: _Inspected, piece: plan.Piece, done: int, many: bool) -> Iterator[Any]:
         """A piece's rows but for the first `done`, of the file as it was listed or not at all."""
         _check_unchanged(state.filesystem, piece.file)
         try:
             left = None if piece.take is None else piece.take - done
-            yield from sliced(self._piece(state, piece), piece.skip + done, left)
+            yield from sliced(self._piece(state, piece, many=many), piece.skip + done, left)
         except GheeError as error:
             # A file that was replaced looks corrupt to a reader; say what happened rather than what it looks like.
             _check_unchanged(state.filesystem, piece.file, error)
             raise
         _check_unchanged(state.filesystem, piece.file)
 
-    def _piece(self, state: _Inspected, piece: plan.Piece) -> Iterator[Any]:
+    def _piece(self, state: _Inspected, piece: plan.Piece, *, many: bool = False) -> Iterator[Any]:
         kind = FORMATS[state.format]
         filter = self.options.filter
-        if filter is not None and state.format == "parquet":
+        full = state.full if filter is not None else state.output
+        stored = pa.schema([f for f in full if f.name not in state.partitions.names])
+        read = ReadOptions(stored, self.options.batch_size, strict=self.options.columns is None, many=many)
+        # A scan decodes a row group as a whole, which is too much for many pieces that are read side by side.
+        if filter is not None and state.format == "parquet" and not many:
             scan = (state.full, state.output.names, filter)
             batches = read_filtered(state.filesystem, piece, state.partition(piece.file), scan, self.options.batch_size)
             for batch in batches:
                 yield _conformed(batch, state.output, piece.file.path)
             return
-        full = state.full if filter is not None else state.output
-        stored = pa.schema([f for f in full if f.name not in state.partitions.names])
-        read = ReadOptions(stored, self.options.batch_size, strict=self.options.columns is None)
         for batch in kind.read(state.filesystem, piece, read):
             batch = _conformed(_with_partitions(batch, piece.file, state.partitions, full), full, piece.file.path)
             if filter is not None:
@@ -158,21 +168,14 @@ class FileSource:
             else:
                 yield batch
 
-    def _counted(self, splits: Sequence[Split], limit: int) -> Iterator[Split]:
-        """The splits with the rows of each piece; reads only where a format does not say them, only up to the limit."""
-        state, left = self._inspected(), limit
-        for split in splits:
-            if left <= 0:
-                return
-            pieces = []
-            for piece in split.pieces:
-                if piece.rows is None:
-                    rows = sum(batch.num_rows for batch in sliced(self._piece(state, piece), piece.skip, piece.take))
-                    piece = replace(piece, rows=rows)
-                assert piece.rows is not None
-                left -= piece.rows
-                pieces.append(piece)
-            yield Split(split.index, tuple(pieces), sum(piece.rows or 0 for piece in pieces))
+    def _counted(self, parts: Sequence[plan.Part]) -> Iterator[plan.Part]:
+        """The parts with the rows of each; reads where a format does not say them."""
+        state = self._inspected()
+        for part in parts:
+            if part.piece.rows is None:
+                rows = sum(batch.num_rows for batch in self._piece(state, part.piece))
+                part = replace(part, piece=replace(part.piece, rows=rows))
+            yield part
 
     def _inspected(self) -> _Inspected:
         if self._state is None:
@@ -191,6 +194,8 @@ class FileSource:
             raise PipelineError(f"schema= decides the types of CSV and JSON lines; {name} files carry theirs. Leave it out.")
         sample = min(max(SAMPLE_TOTAL // len(listing.files), SAMPLE_LEAST), SAMPLE_MOST)
         unit_bytes = plan.target_bytes(sum(file.size or 0 for file in listing.files))
+        if self.options.shuffle is not None:
+            unit_bytes = max(unit_bytes // plan.MIXED, plan.MIN_SPLIT_BYTES)
 
         def inspect(file: plan.FileRef) -> FileInfo | SourceError:
             try:
@@ -330,10 +335,6 @@ def _format(listing: Listing) -> str:
         ]
         raise PipelineError("The files have several formats; read one at a time, as in folder/*.parquet:" + listed(found))
     return str(next(iter(kinds.values())))
-
-
-def _rows_unknown(split: Split) -> Split:
-    return Split(split.index, tuple(replace(piece, rows=None) for piece in split.pieces), None)
 
 
 def _check_unchanged(filesystem: Any, file: plan.FileRef, cause: BaseException | None = None) -> None:

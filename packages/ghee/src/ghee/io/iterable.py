@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from ghee.errors import PipelineError
+from ghee.errors import PipelineError, SourceError
 from ghee.io.contract import Split
 
 
 class IterableSource:
-    """A list, a generator, or a function without arguments that returns an iterable (called once per epoch)."""
+    """A list, a generator, or a function without arguments that returns an iterable (called once per epoch).
+
+    A None among the items is a SourceError: no batch, and no rows that could be counted as dropped.
+    """
 
     hosted = True
 
@@ -34,12 +37,21 @@ class IterableSource:
                     f"{_name(self._items)} returned {type(items).__name__}; "
                     "a source's function returns an iterable of batches."
                 )
-            return iter(items)
+            return self._batches(items)
         assert isinstance(self._items, Iterable)
         if self._once() and self._taken:
             raise PipelineError(f"The iterator was read already, so there is nothing for epoch {epoch}. {_ADVICE}")
         self._taken = True
-        return iter(self._items)
+        return self._batches(self._items)
+
+    def _batches(self, items: Iterable[Any]) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if item is None:  # what it stands for has no rows that could be counted as dropped
+                raise SourceError(
+                    f"{_name(self._items)} gave None as item {number}, and the items of a source are batches. Leave it out, "
+                    "as in [batch for batch in batches if batch is not None]."
+                )
+            yield item
 
     def check_epochs(self, epochs: int) -> None:
         if epochs > 1 and self._once():

@@ -22,7 +22,6 @@ from ghee.io.stores.patience import PATIENCE
 from ghee.resources import parse_bytes
 
 DEFAULT_BATCH_SIZE = 4096
-DEFAULT_BUFFER = 1 << 16  # rows; at least 16 batches
 DEFAULT_ROWS_PER_FILE = 1 << 20
 MODES = ("error", "overwrite", "append")
 
@@ -51,10 +50,13 @@ def open_source(
     function without arguments that returns an iterable), which takes none of the options.
 
     `columns`: the columns to read, in this order. `filter`: a pyarrow.compute.Expression, or a list of tuples as
-    pyarrow.parquet takes them; only rows for which it is true are read. `batch_size` in rows: every batch of a split
-    but its last has as many. `shuffle`: a seed. `shuffle_buffer`: rows within which rows are permuted. `limit`: rows in
-    total and per epoch, the first in source order. `format`: "parquet", "csv", "tsv", "jsonl" or "arrow", where names
-    do not say it. `filesystem`: of pyarrow or fsspec. `split_rows`: rows per split, about, in place of our choice.
+    pyarrow.parquet takes them; only rows for which it is true are read. `batch_size` in rows: every batch of an epoch but
+    its last has as many, whatever the files' sizes (of text, or with a filter, without `limit`: every batch of a split but
+    its last). `shuffle`: a seed; pieces of all files are mixed. `shuffle_buffer`: rows within which a rank permutes rows,
+    which it holds in memory; by default 65536 or 16 batches, but at most 256 MiB. `limit`: rows in total and per epoch,
+    the first in source order. `format`: "parquet", "csv", "tsv", "jsonl" or "arrow", where names do not say it.
+    `filesystem`: of pyarrow or fsspec. `split_rows`: rows per split, in whole batches, in place of our choice (which a
+    shuffled source keeps to).
     `schema` (pyarrow.Schema): types of columns of CSV and JSON lines, in place of what the first rows suggest.
     `storage_options`: of the URL's store, as location.py says. `patience`: seconds for which a store may be away.
     `topic`: the options of a kafka:// URL (`ghee.io.kafka.options.ReadOptions`).
@@ -103,7 +105,7 @@ def open_source(
         filter=expression,
         batch_size=batch_size,
         shuffle=shuffle,
-        shuffle_buffer=max(DEFAULT_BUFFER, 16 * batch_size) if shuffle_buffer is None else shuffle_buffer,
+        shuffle_buffer=shuffle_buffer,
         limit=limit,
         format=format,
         split_rows=split_rows,

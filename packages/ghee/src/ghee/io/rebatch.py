@@ -1,8 +1,10 @@
-"""Batches to batches: of one size, a range of rows, permuted within a buffer. Pure over an iterator."""
+"""Batches to batches: of one size, a range of rows, of several sources in turn, permuted within a buffer. Pure."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -45,6 +47,26 @@ def sliced(batches: Iterable[Any], skip: int, take: int | None) -> Iterator[Any]
         yield part
         if left == 0:
             return
+
+
+def interleaved(sources: Iterable[Iterable[Any]], *, width: int, rows: int) -> Iterator[Any]:
+    """At most `rows` rows of each of `width` sources in turn; where one is over, the next that waits takes its turn."""
+    waiting = iter(sources)
+    active = deque(_in_chunks(source, rows) for source in islice(waiting, width))
+    while active:
+        source = active.popleft()
+        part = next(source, None)
+        if part is not None:
+            yield part
+            active.append(source)
+        elif (following := next(waiting, None)) is not None:
+            active.append(_in_chunks(following, rows))
+
+
+def _in_chunks(batches: Iterable[Any], rows: int) -> Iterator[Any]:
+    for batch in batches:
+        for at in range(0, batch.num_rows, rows):
+            yield batch.slice(at, rows)
 
 
 def shuffled(batches: Iterable[Any], key: Sequence[int], *, buffer: int, batch_size: int) -> Iterator[Any]:

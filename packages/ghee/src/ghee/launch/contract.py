@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ghee.protocol.messages import RankId
+from ghee.protocol.messages import Cause, RankId
 from ghee.transfer.contract import Endpoint, Store
 
 
@@ -29,11 +29,11 @@ class World:
 
 @dataclass(frozen=True)
 class Death:
-    """A rank's process is gone, though nobody stopped it. `reason` is a sentence."""
+    """A rank's process is gone, though nobody stopped it. `reason` is a sentence for the user; `cause` decides."""
 
     rank: RankId
     reason: str
-    killed: bool
+    cause: Cause
 
 
 class Launcher(Protocol):
@@ -60,7 +60,7 @@ class Launcher(Protocol):
         """A rank has joined from this process."""
 
     def deaths(self) -> list[Death]:
-        """Ranks that died since the last call."""
+        """Ranks that died since the last call. Raises what a thread of the launcher's own has ended by."""
 
     def stop(self, seconds: float) -> None:
         """Wait until the ranks, which were told to stop, are gone; kill what is left after `seconds`."""

@@ -12,7 +12,7 @@ from ghee.protocol.messages import RankId
 from ghee.rank import run_rank
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.inproc import CopyStore, Exchange
-from ghee.transfer.manager import TransferManager
+from ghee.transfer.member import Member
 
 _CLOSE_SECONDS = 5.0
 
@@ -24,7 +24,7 @@ class InlineLauncher:
         self.cores: int | None = len(os.sched_getaffinity(0))
         self._exchange = Exchange()
         self._threads: list[threading.Thread] = []
-        self._managers: list[TransferManager] = []
+        self._members: list[Member] = []
         self._driver = ""
 
     def check(self, worlds: Sequence[World]) -> None:
@@ -44,18 +44,18 @@ class InlineLauncher:
         """Start a thread for each rank."""
         for world in worlds:
             for number, rank in enumerate(world.ranks):
-                manager = TransferManager(rank, *self.member(), self._driver)
-                self._managers.append(manager)
+                member = Member(rank, world.name, *self.member(), self._driver)
+                self._members.append(member)
                 self._threads.append(threading.Thread(
-                    target=self._run, args=(manager, world, number), name=f"{world.name} {rank.index}", daemon=True,
+                    target=self._run, args=(member, world, number), name=f"{world.name} {rank.index}", daemon=True,
                 ))  # fmt: skip
                 self._threads[-1].start()
 
-    def _run(self, manager: TransferManager, world: World, number: int) -> None:
+    def _run(self, member: Member, world: World, number: int) -> None:
         try:
-            run_rank(manager, world.name, number, world.size, inline=True)
+            run_rank(member, number, world.size, inline=True)
         finally:
-            manager.close()
+            member.close()
 
     def joined(self, rank: RankId, pid: int) -> None:
         """Nothing to watch."""
@@ -72,7 +72,7 @@ class InlineLauncher:
 
     def close(self) -> None:
         """Stop the threads, those too that had not joined yet when the run ended."""
-        for manager in self._managers:
-            manager.stop()
+        for member in self._members:
+            member.stop()
         self.stop(_CLOSE_SECONDS)
         self._threads.clear()

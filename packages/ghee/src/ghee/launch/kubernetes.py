@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ghee.errors import MachineError
+from ghee.install import how_to_install_ours
 from ghee.launch.contract import Death, World
-from ghee.protocol.messages import RankId
+from ghee.protocol.messages import Cause, RankId
 from ghee.rank import run_rank
 from ghee.resources import Resources
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.frames import FrameStore
-from ghee.transfer.manager import TransferManager
+from ghee.transfer.member import Member
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
 if TYPE_CHECKING:
@@ -67,10 +68,16 @@ class Kubernetes:
 
 
 def _swimmy() -> Any:
+    how = how_to_install_ours("swimmy", "packages/ghee")
     try:
         import swimmy
     except ImportError as error:
-        raise MachineError('on="kubernetes" needs swimmy: pip install "ghee[kubernetes]"') from error
+        raise MachineError(f'on="kubernetes" needs swimmy ({error}): {how}') from error
+    if "submit_each" not in getattr(swimmy, "__all__", ()):
+        raise MachineError(
+            f'on="kubernetes" needs the swimmy of ghee\'s repository; {swimmy.__file__} is another project of that name. '
+            f"Remove it (python -m pip uninstall swimmy), then: {how}"
+        )
     return swimmy
 
 
@@ -217,11 +224,11 @@ def run_in_pod(bootstrap: _Bootstrap, stage: int, name: str, first: int, life: i
     swimmy = _swimmy()
     address = os.environ["SWIMMY_ADDRESS"]
     rank = RankId(stage, first + swimmy.rank(), life)
-    manager = TransferManager(rank, ZmqEndpoint(f"tcp://{address}:*", bootstrap.keys), FrameStore(), bootstrap.driver)
+    member = Member(rank, name, ZmqEndpoint(f"tcp://{address}:*", bootstrap.keys), FrameStore(), bootstrap.driver)
     try:
-        run_rank(manager, name, swimmy.rank(), swimmy.size(), address=address)
+        run_rank(member, swimmy.rank(), swimmy.size(), address=address)
     finally:
-        manager.close()
+        member.close()
 
 
 class _Started:
@@ -388,7 +395,8 @@ class KubernetesLauncher:
             index = started.world.first + (error.rank or 0)
             reason = f"rank {index} of stage {started.world.name!r}: {error}"
             dead = RankId(started.world.stage, index, started.world.life)
-            self._deaths.append(Death(dead, reason, lost or error.reason in _KILLED))
+            killed = lost or error.reason in _KILLED
+            self._deaths.append(Death(dead, reason, Cause.KILLED if killed else Cause.EXITED))
         if self._endpoint is not None:
             self._endpoint.wake()
 

@@ -45,7 +45,7 @@ def _execute(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
 
 def unlink_shared_memory() -> None:
     """Take away the names of MPICH's files that this process has mapped."""
-    unlink(_mapped("self"))
+    unlink(mapped("self"))
 
 
 def kill_below(pid: int) -> set[str]:
@@ -54,7 +54,7 @@ def kill_below(pid: int) -> set[str]:
     for child in _children(pid):
         try:
             os.kill(child, signal.SIGSTOP)  # what it has mapped and started is not to change any more
-            named |= _mapped(str(child)) | kill_below(child)
+            named |= mapped(str(child)) | kill_below(child)
             os.kill(child, signal.SIGKILL)
         except ProcessLookupError:
             pass
@@ -70,6 +70,14 @@ def unlink(paths: Iterable[str]) -> None:
             pass
 
 
+def parent_of(pid: int) -> int:
+    """The parent of a process, 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def _children(pid: int) -> list[int]:
     try:
         lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
@@ -78,7 +86,8 @@ def _children(pid: int) -> list[int]:
     return [int(child) for listed in lists for child in listed.split()]
 
 
-def _mapped(process: str) -> set[str]:
+def mapped(process: str) -> set[str]:
+    """The names of MPICH's files that a process has mapped."""
     try:
         with open(f"/proc/{process}/maps") as maps:
             return {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if _FILES in line}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -29,8 +30,12 @@ class _Pipe:
 class Output:
     """Reads what ranks print until `close`. What a rank has written is read even if it was killed right after."""
 
-    def __init__(self, logs: Path, line: Callable[[str, str], None] | None) -> None:
-        """`line` is called with (source, line) for each line."""
+    def __init__(self, logs: Path, line: Callable[[str, str], None] | None, failed: Callable[[BaseException], None]) -> None:
+        """`line` is called with (source, line) for each line; `failed` with what the reading thread has ended by.
+
+        Nobody reads the pipes then, and ranks would wait for ever for room in them.
+        """
+        self._failed = failed
         self._logs = logs
         self._line = line
         self._pipes: dict[RankId, _Pipe] = {}
@@ -66,30 +71,39 @@ class Output:
         return "\n".join(self._pipes[rank].last)
 
     def close(self) -> None:
-        """Read what is there and stop."""
+        """Read what is there and stop. Raises what could not be written, once all is closed."""
         if self._thread is not None:
             os.write(self._wake_end, b"x")
             self._thread.join()
             self._thread = None
-        for key in list(self._selector.get_map().values() if self._selector.get_map() else ()):
-            if key.data is not None:
-                self._drain(key.data)
-                self._take(key.data, b"\n" if key.data.rest else b"")
-                key.data.file.close()
-            os.close(key.fd)
-            self._selector.unregister(key.fd)
-            if key.fd == self._wake:
-                os.close(self._wake_end)
-        self._selector.close()
+        with contextlib.ExitStack() as closing:
+            for descriptor in (self._wake, self._wake_end):
+                closing.callback(os.close, descriptor)
+            closing.callback(self._selector.close)
+            for pipe in self._pipes.values():
+                closing.callback(os.close, pipe.descriptor)
+                closing.callback(pipe.file.close)
+                closing.callback(self._drain_to_the_end, pipe)
+            self._pipes = {}
+
+    def _drain_to_the_end(self, pipe: _Pipe) -> None:
+        self._drain(pipe)
+        self._take(pipe, b"\n" if pipe.rest else b"")
 
     def _run(self) -> None:
-        while True:
-            for key, _ in self._selector.select():
-                if key.data is None:
-                    if b"x" in os.read(self._wake, 4096):
-                        return
-                else:
-                    self._drain(key.data)
+        try:
+            while self._read():
+                pass
+        except BaseException as error:  # the driver's thread raises it
+            self._failed(error)
+
+    def _read(self) -> bool:
+        for key, _ in self._selector.select():
+            if key.data is not None:
+                self._drain(key.data)
+            elif b"x" in os.read(self._wake, 4096):
+                return False
+        return True
 
     def _drain(self, pipe: _Pipe) -> None:
         with self._reading:

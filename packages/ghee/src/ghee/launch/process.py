@@ -20,7 +20,7 @@ from ghee.launch.local import Bootstrap, make_store
 from ghee.launch.mpi import UnlinkAfterImport
 from ghee.protocol.messages import RankId
 from ghee.rank import run_rank
-from ghee.transfer.manager import TransferManager
+from ghee.transfer.member import Member
 from ghee.transfer.zeromq import ZmqEndpoint
 
 SWITCH_SECONDS = 0.0005
@@ -43,11 +43,11 @@ def main(path: str, name: str, stage: str, first: str, life: str, host: str = "1
     bind = f"tcp://{host}:*"
     if bootstrap.carrier == "shm":
         bind = f"ipc://{bootstrap.folder}/rank-{rank.stage}-{rank.index}-{rank.life}"
-    manager = TransferManager(rank, ZmqEndpoint(bind, bootstrap.keys), make_store(bootstrap.carrier), bootstrap.driver)
+    member = Member(rank, name, ZmqEndpoint(bind, bootstrap.keys), make_store(bootstrap.carrier), bootstrap.driver)
     try:
-        run_rank(manager, name, number, size)
+        run_rank(member, number, size)
     finally:
-        manager.close()
+        member.close()
     _leave_quickly()
 
 

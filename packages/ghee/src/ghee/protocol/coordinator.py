@@ -16,7 +16,7 @@ from ghee.protocol.branches import Branches
 from ghee.protocol.edge import Edge, SourceRules, StageRules
 from ghee.protocol.ledger import Ledger
 from ghee.protocol.lineage import Batch, Lineage, Status, Way
-from ghee.protocol.messages import Action, BatchId, RankId, Tail
+from ghee.protocol.messages import Action, BatchId, Cause, RankId, Tail
 from ghee.protocol.position import Position, Step, Tracker, Uneven
 from ghee.protocol.recovery import Recovery
 from ghee.protocol.share import Rounds
@@ -121,6 +121,12 @@ class Coordinator:
             self._settle()
         out, self._out = self._out, []
         return out
+
+    def given(self, rank: RankId, steps: int) -> list[Action]:
+        """The function of a loop's rank has been given so many batches since the run's very beginning."""
+        if not self.finished and self._is_alive(rank):
+            self._track(rank, lambda tracker: tracker.given(rank, steps))
+        return self.on()
 
     def scale(self, stage: int, worlds: int) -> list[Action]:
         """Have an elastic stage consist of so many worlds from now on."""
@@ -259,7 +265,7 @@ class Coordinator:
             try:
                 follow(tracker)
             except Uneven as error:
-                self._fail("checkpoint", str(error))
+                self._fail(Cause.CHECKPOINT, str(error))
 
     def _on_checkpointed(self, event: m.Checkpointed) -> None:
         if event.rank.stage not in self.trackers:  # behind a loop there is no position that could be gone back to
@@ -267,7 +273,7 @@ class Coordinator:
             return
 
         def record(tracker: Tracker) -> None:
-            position = tracker.asked(event.rank, event.number, Step(event.epoch, event.step))
+            position = tracker.asked(event.rank, event.number, Step(event.epoch, event.step), event.steps)
             if position is None:
                 self._check_none_left(self.edges[event.rank.stage], tracker)
             if position is not None:
@@ -293,7 +299,7 @@ class Coordinator:
         said = event.rows + event.skipped - event.repeated_rows
         tally = self._tally.pop((event.rank, event.epoch), 0)
         if said != tally:
-            self._fail("ledger", f"{event.rank} counted {said} rows in epoch {event.epoch}, the driver {tally}")
+            self._fail(Cause.LEDGER, f"{event.rank} counted {said} rows in epoch {event.epoch}, the driver {tally}")
             return
         if edge.is_consumer:
             entry = self.ledger.at(event.rank.stage, event.epoch)
@@ -320,7 +326,7 @@ class Coordinator:
         for stage in (edge.rules.index for edge in edges):
             problems = self.ledger.problems(stage, epoch)
             if problems:
-                self._fail("ledger", f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
+                self._fail(Cause.LEDGER, f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
                 return
             self._out.append(m.EpochBalanced(stage, epoch))
         self.lineage.forget(epoch)
@@ -363,7 +369,7 @@ class Coordinator:
             self._out.append(m.Finish())
 
     def _on_failed(self, event: m.Failed) -> None:
-        self._end_or_go_on(event.rank, m.Fail("user", "a function raised", event.rank, event.error, event.again))
+        self._end_or_go_on(event.rank, m.Fail(Cause.USER, "a function raised", event.rank, event.error, event.again))
 
     def _on_died(self, event: m.Died) -> None:
         actions = self.recovery.bury(event)
@@ -385,13 +391,14 @@ class Coordinator:
             for name in list(edge.held[other]):
                 self._take_in(other, name)
         self._left(edge)
-        for epoch in range(max(other.epochs for other in self.edges)):
+        ends = [other for other in self.edges if other.is_consumer and not other.failed]
+        for epoch in sorted({epoch for other in ends for epoch in other.done}):  # no other can be over; there may be 10**9
             if not self.finished:
                 self._balance(epoch)
 
-    def _fail(self, kind: str, message: str) -> None:
+    def _fail(self, cause: Cause, message: str) -> None:
         self.finished = True
-        self._out.append(m.Fail(kind, message))
+        self._out.append(m.Fail(cause, message))
 
     # ── what follows ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -510,7 +517,7 @@ class Coordinator:
             return
         if tail is Tail.ERROR:
             self._fail(
-                "tail",
+                Cause.TAIL,
                 f"epoch {edge.epoch} has {rounds.dealt} batches for {len(edge.ranks)} ranks, which does not divide, and "
                 f'tail="error" was asked for; allowed: "drop", "pad", "repeat", or another number of replicas',
             )

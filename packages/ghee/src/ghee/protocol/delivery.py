@@ -48,14 +48,13 @@ class Delivery(Generic[Item]):
     """The inbox of a consumer, epoch by epoch.
 
     A batch is delivered when its round is released (`gated`; a world of one rank need not wait) and, where `ordered`,
-    when all before it were. The epoch ends when as many were delivered as the driver said the epoch has. `gated` and
-    `ordered` may be set after the first arrivals: a rank is sent batches while it still loads its task.
+    when all before it were. The epoch ends when as many were delivered as the driver said the epoch has.
     """
 
-    def __init__(self, gated: bool, ordered: bool) -> None:
-        self.gated = gated
-        self.ordered = ordered
-        self.epoch = 0
+    def __init__(self, gated: bool, ordered: bool, epoch: int = 0) -> None:
+        """`epoch` is the first that comes."""
+        self._gated, self._ordered = gated, ordered
+        self.epoch = epoch
         self.delivered = 0
         self._late: deque[Item] = deque()
         self._waiting: dict[int, OrderedDict[int, Item]] = {}
@@ -115,10 +114,10 @@ class Delivery(Generic[Item]):
                 memory.pop(self.epoch, None)
             self.epoch, self.delivered = self.epoch + 1, 0
             return End(self.epoch - 1, left, self._commit.pop(self.epoch - 1, None))
-        if self.gated and self.delivered >= self._released.get(self.epoch, 0):
+        if self._gated and self.delivered >= self._released.get(self.epoch, 0):
             return None
-        if not waiting or (self.ordered and self.delivered not in waiting):
+        if not waiting or (self._ordered and self.delivered not in waiting):
             return None
-        item = waiting.pop(self.delivered) if self.ordered else waiting.popitem(last=False)[1]
+        item = waiting.pop(self.delivered) if self._ordered else waiting.popitem(last=False)[1]
         self.delivered += 1
         return Deliver(item)

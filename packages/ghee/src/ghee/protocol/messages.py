@@ -24,6 +24,24 @@ class RankId(NamedTuple):
     life: int = 0
 
 
+class Cause(StrEnum):
+    """Why a run cannot go on, set where it is known: the type of the error follows from it, never from a sentence."""
+
+    USER = "user"  # a function raised
+    CHECKPOINT = "checkpoint"  # the ranks of a loop do not agree about one
+    LEDGER = "ledger"  # rows do not balance
+    TAIL = "tail"  # batches do not divide by the ranks, and that was to be an error
+    KILLED = "killed"  # a rank's process, its MPI world or its machine was taken away
+    EXITED = "exited"  # a rank's process ended by itself
+    KILLED_AT_START = "killed at its start"  # the same two, before the rank had joined the run
+    EXITED_AT_START = "exited at its start"
+
+    @property
+    def is_kill(self) -> bool:
+        """Whether it comes from outside: the same work, begun once more, may well go through."""
+        return self in (Cause.KILLED, Cause.KILLED_AT_START)
+
+
 class Tail(StrEnum):
     """What becomes of the batches of an epoch that do not divide by the ranks of a loop stage."""
 
@@ -182,12 +200,12 @@ class Recalled(NamedTuple):
 class Died(NamedTuple):
     """The rank's process is gone, and with it its whole world; told by the launcher, never by the rank.
 
-    `killed`: by a signal. What ended by itself would do so again, and is not started again.
+    `cause` is one of a rank's end. What ended by itself would do so again, and is not started again.
     """
 
     rank: RankId
     reason: str
-    killed: bool = True
+    cause: Cause = Cause.KILLED
 
 
 # ── actions: the driver tells a rank ─────────────────────────────────────────────────────────────────────────────────
@@ -342,7 +360,7 @@ class Finish(NamedTuple):
 class Fail(NamedTuple):
     """Told to the driver itself: the run cannot go on. `again`: but from its checkpoints, with all ranks started anew."""
 
-    kind: str
+    cause: Cause
     message: str
     rank: RankId | None = None
     error: bytes | None = None

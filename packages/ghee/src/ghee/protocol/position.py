@@ -121,6 +121,7 @@ class Tracker:
         self._whole: set[int] = set()
         self._prune_at = 1024
         self._asked: dict[RankId, tuple[int, Step]] = {}
+        self._steps = 0
 
     def taken(self, rank: RankId, name: BatchId) -> None:
         """The rank is done with a batch. Raises Uneven if it has passed a step at which others made a checkpoint."""
@@ -163,8 +164,26 @@ class Tracker:
         """Whether some rank waits for a checkpoint that others have not made their part of."""
         return bool(self._asked)
 
-    def asked(self, rank: RankId, number: int, step: Step) -> Position | None:
-        """The rank has made its part of checkpoint `number` after `step`. The position, once all ranks have."""
+    @property
+    def waiting(self) -> tuple[list[RankId], list[RankId]]:
+        """The ranks that wait for a checkpoint to be whole, and those that they wait for."""
+        return list(self._asked), [rank for rank in self._ranks if rank not in self._asked] if self._asked else []
+
+    def given(self, rank: RankId, steps: int) -> None:
+        """The rank's function has been given so many batches. Raises Uneven if others wait for a checkpoint before that.
+
+        `taken` finds out the same once the function is done with the batch, which never is where it waits for those others
+        in a collective.
+        """
+        if self._asked and rank not in self._asked and steps > self._steps:
+            other, (_, step) = next(iter(self._asked.items()))
+            raise Uneven(self._past(rank, Step(step.epoch, step.number + steps - self._steps), other, step))
+
+    def asked(self, rank: RankId, number: int, step: Step, steps: int = 0) -> Position | None:
+        """The rank has made its part of checkpoint `number` after `step`. The position, once all ranks have.
+
+        `steps` counts the rank's batches since the run's very beginning.
+        """
         if self._asked:
             other, said = next(iter(self._asked.items()))  # one stands for all: whoever says otherwise ends the run
             if said != (number, step):
@@ -178,6 +197,7 @@ class Tracker:
                 if at > step:
                     raise Uneven(self._past(other, at, rank, step))
         self._asked[rank] = (number, step)
+        self._steps = steps
         if len(self._asked) < len(self._ranks):
             return None
         self._asked.clear()
@@ -243,4 +263,7 @@ class Tracker:
         )  # fmt: skip
 
 
-_ADVICE = "all ranks of a loop call ghee.checkpoint (or batches.state) after the same batch"
+_ADVICE = (
+    "all ranks of a loop call ghee.checkpoint (or batches.state) after the same batch; write ghee.checkpoint(value) where "
+    "you have `if ghee.rank() == 0: ghee.checkpoint(value)`, for every rank keeps a value of its own"
+)

@@ -76,11 +76,11 @@ class Recovery:
         edge = self._edges[rank.stage]
         world = edge.world_of(rank)
         if edge.is_consumer or edge.rules.loops_before:  # what a loop has made cannot be made again
-            return [] if rank in edge.returned else [m.Fail("died", reason, rank, again=died.killed)]
+            return [] if rank in edge.returned else [m.Fail(died.cause, reason, rank, again=died.cause.is_kill)]
         number = rank.index // edge.rules.world
         before, leaving = edge.restarts.get(number, 0), rank in edge.leaving
-        if not died.killed or (before == self.retries and not leaving):
-            return [m.Fail("died", f"{reason} (started again {before} times before)" if before else reason, rank)]
+        if not died.cause.is_kill or (before == self.retries and not leaving):
+            return [m.Fail(died.cause, f"{reason} (started again {before} times before)" if before else reason, rank)]
         edge.restarts[number] = before + (not leaving)
         new = [member._replace(life=member.life + 1) for member in world]
         actions: list[Action] = [m.Left(tuple(world)) if leaving else m.Restart(tuple(new), reason)]

@@ -13,14 +13,12 @@ goes out meanwhile, and what it will need comes in.
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 from ghee import forked
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
@@ -29,11 +27,11 @@ from ghee.failure import capture
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
-from ghee.trace import TRANSFER, Trace, TraceSettings
+from ghee.trace import TRANSFER, Trace
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
 from ghee.transfer.outbox import Made, Outbox
 from ghee.transfer.reading import read
-from ghee.transfer.wire import Arrived, Freed, Instructions, Report, Times
+from ghee.transfer.wire import Arrived, Freed, Instructions, Report, Settings, Times
 
 MESSAGE_BYTES = 256 << 10
 """Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""
@@ -49,41 +47,28 @@ STATISTICS_EVERY = 0.1
 """Seconds between two reports of a rank's times to the driver, at the least."""
 
 
-@dataclass
-class Settings:
-    """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
-    `credit` the smallest of its receivers', both in bytes.
-
-    `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
-    """
-
-    receivers: int
-    room: int
-    credit: int = 1
-    gated: bool = False
-    ordered: bool = False
-    epoch: int = 0
-    number: int = 0
-    step: int = 0
-
-
 class TransferManager:
     """Sends and receives the batches of one rank.
 
     `next_read`, `next_batch`, `emit` and `tell` are for the thread of the user's function; they raise CancelledError
-    once the driver has stopped the rank.
+    once the driver has stopped the rank. `transfer.member.Member` makes it, from the driver's welcome.
     """
 
-    def __init__(self, rank: RankId, endpoint: Endpoint, store: Store, driver: str) -> None:
-        self.rank = rank
+    def __init__(
+        self, rank: RankId, endpoint: Endpoint, store: Store, driver: str, settings: Settings, trace: Trace | None,
+        unread: Sequence[Message], reports: Iterator[int],
+    ) -> None:  # fmt: skip
+        """The endpoint is the transfer thread's from here on. `unread` are the messages that came before this one was made,
+        `reports` the numbers of the rank's reports to the driver, `trace` where what happens is written down.
+        """
+        self.rank, self.settings, self.trace = rank, settings, trace
         self._pid = os.getpid()
         self.times = Times()
         self.largest = 0
         """Bytes of the largest batch that was made here."""
         self.has_warned = False
         self._endpoint, self._store, self._driver = endpoint, store, driver
-        self._settings = Settings(0, 1)
-        self._delivery: Delivery[Arrived] = Delivery(False, False)
+        self._delivery: Delivery[Arrived] = Delivery(settings.gated, settings.ordered, settings.epoch)
         self._reads: deque[m.Read | m.EpochEnd | m.StreamEnd] = deque()
         self._outbox = Outbox()
         self._laid_down: deque[tuple[Made, Parcel]] = deque()
@@ -97,62 +82,27 @@ class TransferManager:
         self.cpu_clock: Callable[[], float] = time.process_time
         """Seconds that this rank has computed; where ranks are threads, those of its own thread."""
         self._cpu_before = 0.0
-        self.trace: Trace | None = None
-        """Where what happens is written down, if somebody has asked for it."""
-        self._early: list[tuple[float, float, Arrived]] | None = []
-        """What came before the rank had loaded its task, which says whether there is a trace."""
         self._disordered = False
         self._refused: set[tuple[BatchId, RankId]] = set()
         self._forward: list[m.Send] = []
         self._parcels: defaultdict[str, list[tuple[Arrived, Sequence[Buffer]]]] = defaultdict(list)
         self._parcels_size: dict[str, int] = {}
-        self._task: bytes | None = None
         self._recorded = 0
         self._stopped = False
         self._broken: BaseException | None = None
         self._waits = threading.Event()
         self._signalled = False
         self._statistics_at = 0.0
-        self._reports = itertools.count()
-        self._thread = threading.Thread(target=self._run, name=f"transfer {rank}", daemon=True)
+        self._reports = reports
+        self._thread = threading.Thread(target=self._run, args=(unread,), name=f"transfer {rank}", daemon=True)
+        self._thread.start()
 
     # ── the user's thread ────────────────────────────────────────────────────────────────────────────────────────
-
-    def join(self, pid: int) -> bytes:
-        """Tell the driver that the rank is there, and wait for its task."""
-        self.tell(m.Joined(self.rank, self._endpoint.address, pid))
-        self._thread.start()
-        with self._changed:
-            while self._task is None:
-                self._wait()
-            return self._task
-
-    def configure(self, settings: Settings) -> None:
-        """Set what the task says; to be called before the first `next_*`."""
-        with self._changed:
-            self._settings = settings
-            self._delivery.gated, self._delivery.ordered = settings.gated, settings.ordered
-            self._delivery.epoch = settings.epoch
 
     def tell(self, *events: Event) -> None:
         """Queue events for the driver."""
         self._events.extend(events)
         self._signal()
-
-    def write_trace(self, settings: TraceSettings | None, stage: str) -> None:
-        """Write down what happens, and when; None: do not."""
-        trace = None if settings is None else Trace(settings, self.rank, stage, self._endpoint.address)
-        with self._changed:
-            early, self._early = self._early or [], None
-            if trace is not None:
-                for began, ended, arrived in early:
-                    trace.span("takes in", began, TRANSFER, arrived.id, ended, bytes=arrived.size)
-            self.trace = trace
-
-    @property
-    def credit(self) -> int:
-        """The smallest credit of a rank that this one sends to, in bytes."""
-        return self._settings.credit
 
     def next_read(self) -> m.Read | m.EpochEnd | m.StreamEnd:
         """For a reading rank: what to do next."""
@@ -213,7 +163,9 @@ class TransferManager:
         assert isinstance(arrived, Arrived)
         self._disordered = self._disordered or arrived.redo
         self.times.batches_in += 1
-        self.times.rows_in += arrived.rows
+        if arrived.fill is not Tail.PAD:
+            self.times.rows_in += arrived.rows
+            self.times.largest_in = max(self.times.largest_in, arrived.rows)
         if not self.times.first_batch:
             self.times.first_batch = time.time()
             self.begin()
@@ -240,7 +192,7 @@ class TransferManager:
         with self._changed:
             self._check_stopped()  # a rank that always has room waits for nothing else
             began = time.perf_counter()
-            while self._outbox.held(upto, self._disordered) >= self._settings.room:
+            while self._outbox.held(upto, self._disordered) >= self.settings.room:
                 if self._urgent or self._delivery.is_urgent or upto[:2] in self._given_back:
                     return False
                 self._wait()
@@ -271,7 +223,7 @@ class TransferManager:
 
     def _lay_down(self, name: BatchId, encoded: Encoded) -> Parcel:
         began = time.perf_counter()
-        parcel = self._store.put(encoded, self._settings.receivers)
+        parcel = self._store.put(encoded, self.settings.receivers)
         if self.trace is not None:
             self.trace.span("packs", began, batch=name, bytes=parcel.size)
         return parcel
@@ -301,8 +253,7 @@ class TransferManager:
     def close(self) -> None:
         """Let go of endpoint and store."""
         self.stop()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
         self._store.close()
 
     def _wait(self) -> None:
@@ -325,9 +276,11 @@ class TransferManager:
 
     # ── the transfer thread ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _run(self) -> None:
+    def _run(self, unread: Sequence[Message]) -> None:
         began = 0.0
         try:
+            for message in unread:
+                self._on_message(message)
             while not self._stopped:
                 if (pause := began + GATHER_SECONDS - time.monotonic()) > 0:
                     self._waits.wait(pause)
@@ -376,7 +329,7 @@ class TransferManager:
             self._report(events, self.times if due else None)
 
     def _on_message(self, frames: Message) -> None:
-        message = read(frames, list, Instructions, bytes, Freed)
+        message = read(frames, list, Instructions, Freed)
         try:
             self._take(message, frames)
         except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -395,10 +348,6 @@ class TransferManager:
                 self._changed.notify_all()
         elif isinstance(message, Instructions):
             self._on_instructions(message)
-        elif isinstance(message, bytes):
-            with self._changed:
-                self._task = message
-                self._changed.notify_all()
         else:
             assert isinstance(message, Freed)
             self._store.give_back(message.address, message.places)
@@ -424,8 +373,6 @@ class TransferManager:
                 )
             if self.trace is not None:
                 self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
-            elif self._early is not None:
-                self._early.append((began, time.perf_counter(), arrived))
 
     def _on_instructions(self, instructions: Instructions) -> None:
         self._addresses.update(instructions.addresses)

@@ -1,4 +1,4 @@
-"""What ranks and the driver send each other: batches, freed places, reports, instructions."""
+"""What ranks and the driver send each other: the welcome, batches, freed places, reports, instructions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,35 @@ from typing import NamedTuple
 
 from ghee.codec import Buffer
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
+from ghee.trace import TraceSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
+    `credit` the smallest of its receivers', both in bytes.
+
+    `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
+    `trace`: what happens is to be written down.
+    """
+
+    receivers: int
+    room: int
+    credit: int = 1
+    gated: bool = False
+    ordered: bool = False
+    epoch: int = 0
+    number: int = 0
+    step: int = 0
+    trace: TraceSettings | None = None
+
+
+class Welcome(NamedTuple):
+    """Driver to rank, before anything else of the driver's. A second frame is the stage's task, which may take long to load;
+    what moves batches needs none of it.
+    """
+
+    settings: Settings
 
 
 class Arrived(NamedTuple):
@@ -37,6 +66,8 @@ class Times:
     """Seconds and counts since the rank's first batch; `first_batch` is when that was, on the clock `time.time`.
 
     `set_aside` counts messages of the source that could not be decoded and were passed over.
+    `largest_in` is of the batches, in rows.
+    `given` counts the batches that a loop's function has been handed, the one it is at among them.
     `read` is the part of `worked` that a reading rank spent in its source, `cpu` what the rank's process computed.
     """
 
@@ -52,6 +83,8 @@ class Times:
     set_aside: int = 0
     read: float = 0.0
     cpu: float = 0.0
+    largest_in: int = 0
+    given: int = 0
 
 
 class Instructions(NamedTuple):

@@ -20,11 +20,13 @@ class ReadOptions:
     """How a rank reads a piece. `schema` is what the batches get; only its columns are read where a format can.
 
     `strict`: a key of JSON lines that the schema does not have is an error (the user did not choose columns).
+    `many`: several pieces are read side by side, so none may hold a row group's bytes in memory.
     """
 
     schema: Any
     batch_size: int
     strict: bool = False
+    many: bool = False
 
 
 @dataclass(frozen=True)

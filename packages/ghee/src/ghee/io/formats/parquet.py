@@ -11,6 +11,10 @@ from ghee.io.formats.base import FileInfo, ReadOptions, reading
 from ghee.io.location import is_local
 from ghee.io.plan import FileRef, Piece, Unit
 
+# Bytes of a column that are read at once where many row groups are read side by side.
+STREAMED_LOCAL = 64 << 10
+STREAMED_REMOTE = 1 << 20
+
 
 class Parquet:
     name = "parquet"
@@ -27,12 +31,15 @@ class Parquet:
             return FileInfo(parquet.schema_arrow.remove_metadata(), units, metadata.num_rows)
 
     def read(self, filesystem: Any, piece: Piece, options: ReadOptions) -> Iterator[Any]:
-        path = piece.file.path
+        path, local = piece.file.path, is_local(filesystem)
+        window = (STREAMED_LOCAL if local else STREAMED_REMOTE) if options.many else 0  # 0: a whole column of a row group
         with (
             reading(path),
             filesystem.open_input_file(path) as stream,
             # Page checksums find bits that flipped in storage; they are there where the writer made them (ours does).
-            pq.ParquetFile(stream, pre_buffer=not is_local(filesystem), page_checksum_verification=True) as parquet,
+            pq.ParquetFile(
+                stream, pre_buffer=not local and not window, buffer_size=window, page_checksum_verification=True
+            ) as parquet,
         ):
             columns = [name for name in options.schema.names if name in parquet.schema_arrow.names]
             for group in range(piece.start, piece.stop):
@@ -71,6 +78,11 @@ def read_filtered(
         with reading(f"{piece.file.path}, row group {group},"):
             fragment = parquet.make_fragment(piece.file.path, filesystem, partition_expression=partition, row_groups=[group])
             scanner = fragment.scanner(
-                schema=schema, columns=names, filter=filter, batch_size=batch_size, use_threads=False, batch_readahead=1
+                schema=schema,
+                columns=names,
+                filter=filter,
+                batch_size=batch_size,
+                use_threads=False,
+                batch_readahead=1,
             )
             yield from scanner.to_batches()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ghee.errors import PipelineError, SourceError, SourceNotFoundError
+from ghee.install import how_to_install
 
 if TYPE_CHECKING:
     import confluent_kafka
@@ -33,7 +34,7 @@ def library() -> Any:
         import confluent_kafka
         import confluent_kafka.admin
     except ImportError as error:
-        raise PipelineError(f"kafka:// needs confluent-kafka ({error}): pip install 'ghee[kafka]'") from error
+        raise PipelineError(f"kafka:// needs confluent-kafka ({error}): {how_to_install('kafka')}") from error
     return confluent_kafka
 
 

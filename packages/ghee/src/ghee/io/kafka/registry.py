@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ghee.errors import GheeError, PipelineError, SourceError
+from ghee.install import how_to_install
 
 PREFIX = "schema.registry."
 """Settings that begin with it are the registry's: schema.registry.url, schema.registry.basic.auth.user.info, …"""
@@ -102,7 +103,7 @@ def _client(settings: Mapping[str, str]) -> Any:
         from confluent_kafka.schema_registry import SchemaRegistryClient
     except ImportError as error:
         raise PipelineError(
-            f"schemas of a registry need more than confluent-kafka alone ({error}): pip install 'ghee[kafka-registry]'"
+            f"schemas of a registry need more than confluent-kafka alone ({error}): {how_to_install('kafka-registry')}"
         ) from error
     try:
         return SchemaRegistryClient({"timeout": WAIT_SECONDS, "max.retries": 2, **settings})

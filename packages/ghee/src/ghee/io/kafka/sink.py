@@ -17,6 +17,7 @@ from ghee import context
 from ghee.errors import GheeError, SinkError, SourceNotFoundError, TransactionError
 from ghee.io.contract import PartFile
 from ghee.io.kafka import client
+from ghee.io.kafka.bounded import Call
 from ghee.io.kafka.encode import Message, make_messages
 from ghee.io.kafka.options import Address, WriteOptions
 
@@ -31,6 +32,9 @@ TRANSACTION_SECONDS = 60
 
 CALL_SECONDS = 2.0
 """How long one call of a transaction waits before it is said that the broker does not answer."""
+
+STUCK_SECONDS = 30.0
+"""After which a call of a transaction that has not come back is given up, and the transaction with it."""
 
 T = TypeVar("T")
 
@@ -105,6 +109,7 @@ class KafkaWriter:
             self._brokers, options.settings, self._told, on_delivery=self._delivered, **_bounds(options), **more
         )
         self._open, self._began = False, 0.0
+        self._stuck = False
         self._limit = int(options.settings.get("transaction.timeout.ms", TRANSACTION_SECONDS * 1000)) / 1000
         if options.transactions:
             self._call(self._producer.init_transactions)
@@ -157,11 +162,13 @@ class KafkaWriter:
 
     def abort(self) -> None:
         """Give up what was not committed; what was delivered without a transaction stays."""
+        if self._stuck:
+            return  # the producer takes no other call; the broker ends what is open
         if self._open:
             self._open = False
             try:
-                self._producer.abort_transaction(CALL_SECONDS)
-            except client.library().KafkaException:
+                self._bounded(lambda: self._producer.abort_transaction(CALL_SECONDS), lambda error: None)
+            except (client.library().KafkaException, TransactionError):
                 pass  # the broker ends it: when this rank's successor comes, or by its time limit
         else:
             self._producer.purge()
@@ -247,19 +254,44 @@ class KafkaWriter:
         kafka = client.library()
         began = time.monotonic()
         waiting = False
+
+        def say(error: str) -> None:
+            nonlocal waiting
+            if not waiting and time.monotonic() - began > QUIET_SECONDS:
+                waiting = True
+                print(f"ghee: waiting for {self._url}: {self._told.last or error}", flush=True)
+
         while True:
             try:
-                answer = step(CALL_SECONDS)
+                answer = self._bounded(lambda: step(CALL_SECONDS), say)
             except kafka.KafkaException as raised:
                 self._judge(raised.args[0], time.monotonic() - began)
-                if not waiting and time.monotonic() - began > QUIET_SECONDS:
-                    waiting = True
-                    said = self._told.last or raised.args[0].str()
-                    print(f"ghee: waiting for {self._url}: {said}", flush=True)
+                say(raised.args[0].str())
                 continue
             if waiting:
                 print(f"ghee: {self._url} answers again after {time.monotonic() - began:.0f} s", flush=True)
             return answer
+
+    def _bounded(self, step: Callable[[], T], say: Callable[[str], None]) -> T:
+        """What a call returns. Raises TransactionError where it does not come back: this producer is of no use any more.
+
+        The run then begins again where it was committed. Its producer has the same name, so the broker ends the transaction
+        that is open, and takes nothing more of the call that is left behind.
+        """
+        call = Call(step)
+        began = time.monotonic()
+        while not call.is_done(CALL_SECONDS):
+            if self._told.refused:
+                self._stuck = True
+                self._raise_failure()
+            say("no answer")
+            if time.monotonic() - began > STUCK_SECONDS:
+                self._stuck = True
+                raise TransactionError(
+                    f"{self._url}: the Kafka client has not come back for {STUCK_SECONDS:.0f} s "
+                    f"({self._told.last or 'no error was told'}); the transaction is given up, none of its rows is seen"
+                )
+        return call.answer()
 
     def _judge(self, error: Any, silent: float) -> None:
         """What follows from an error of a transaction: returns where the step is to be tried again."""
@@ -285,4 +317,9 @@ class KafkaWriter:
             raise SinkError(
                 f"{self._url}: the broker has not answered for {silent:.0f} s: {self._told.last or error.str()}. "
                 "patience= (seconds) says how long to wait"
+            )
+        if self._open and time.monotonic() - self._began > self._limit:  # the broker ends it, if it has not
+            raise TransactionError(
+                f"{self._url}: a transaction was not over within {self._limit:.0f} s: {self._told.last or error.str()}; "
+                "it is given up, none of its rows is seen"
             )

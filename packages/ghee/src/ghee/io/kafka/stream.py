@@ -41,6 +41,9 @@ LOOK_SECONDS = 1.0
 
 POLL_SECONDS = 0.05
 
+CLOSE_SECONDS = 45.0
+"""How long leaving the group may take, at the most: more than one question to the broker."""
+
 PARTITIONS_SECONDS = 10.0
 """How often it is looked whether topics have more partitions, and patterns more topics."""
 
@@ -71,6 +74,7 @@ class Stream:
         self._size = max(CUT_OFFSETS[1], options.batch_size)
         self._transactions = False
         self._consumer: Any = None
+        self._member: Any = None
         self._oldest: Oldest | None = None
         self._thread = threading.Thread(target=self._run, name="ghee kafka", daemon=True)
 
@@ -108,10 +112,14 @@ class Stream:
         """The next ranges are wanted, as soon as there is something."""
         self._asked = True
 
-    def take(self) -> list[Range] | None:
-        """The ranges that were asked for, once they are there. Raises what went wrong in the thread."""
+    def check(self) -> None:
+        """Raises what went wrong in the thread."""
         if self._error is not None:
             raise self._error
+
+    def take(self) -> list[Range] | None:
+        """The ranges that were asked for, once they are there. Raises what went wrong in the thread."""
+        self.check()
         with self._change:
             ready, self._ready = self._ready, None
         return ready
@@ -132,15 +140,10 @@ class Stream:
 
     def membership(self) -> Any:
         """What a transaction that commits offsets names: the group's member, whose word counts while it is one."""
-        try:
-            said, member = self._consumer.consumer_group_metadata(), self._consumer.memberid()
-        except RuntimeError:  # the thread has left the group: why is its to say
-            said, member = b"", ""
-        if self._error is not None:
-            raise self._error
-        if not member or member.encode() not in said:  # nobody's word counts as anybody's
+        self.check()
+        if self._member is None:
             raise TransactionError(f"{self._address.url}: the group {self._options.group} has gone on without this run")
-        return said
+        return self._member
 
     def lag(self) -> dict[str, int]:
         """By partition how many offsets are not acknowledged yet."""
@@ -161,7 +164,9 @@ class Stream:
             self._closed = True
             self._change.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():  # a call of librdkafka does not come back: the group forgets this member by itself
+            print(f"ghee: the group {self._options.group} was not left within {CLOSE_SECONDS:.0f} s", flush=True)
 
     # ── its own thread ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,6 +175,7 @@ class Stream:
             while not self._closed:
                 if self._consumer is not None:
                     self._heard(self._consumer.poll(POLL_SECONDS))
+                    self._note_membership()
                 else:
                     time.sleep(POLL_SECONDS)  # without a group nothing is polled: the topic's end is looked at now and then
                 self._check_told()
@@ -191,7 +197,14 @@ class Stream:
             if self._oldest is not None:
                 self._oldest.close()
 
+    def _note_membership(self) -> None:
+        """For `membership`: a consumer lets in one thread at a time, and another one would wait for this one by chance."""
+        if self._transactions:
+            said, member = self._consumer.consumer_group_metadata(), self._consumer.memberid()
+            self._member = said if member and member.encode() in said else None  # nobody's word counts as anybody's
+
     def _end_membership(self) -> None:
+        self._member = None
         try:
             self._commit()
             self._consumer.close()
@@ -295,6 +308,7 @@ class Stream:
     # ── rebalances: called by poll ───────────────────────────────────────────────────────────────────────────────
 
     def _assigned(self, consumer: Any, places: Sequence[Any]) -> None:
+        self._note_membership()
         found = self._committed_of(consumer, places)
         partitions = [(place.topic, place.partition) for place in places]
         self._own(partitions, {(p.topic, p.partition): p.offset for p in found if p.offset >= 0})
@@ -376,6 +390,7 @@ class Stream:
 
     def _revoked(self, consumer: Any, places: Sequence[Any]) -> None:
         """Partitions go to another member: nothing more is cut of them, and what was cut is waited for."""
+        self._note_membership()  # with which it is committed meanwhile
         partitions = [(place.topic, place.partition) for place in places]
         deadline = time.monotonic() + HANDOVER_SECONDS
         with self._change:

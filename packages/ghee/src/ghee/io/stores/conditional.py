@@ -1,7 +1,7 @@
 """A file that takes the place of the one that was seen, or of none, and of no other: of two publishes one comes first.
 
 HDFS: renaming without overwriting, so of two that saw no file one fails. S3: a put on a condition (If-None-Match, If-Match),
-by boto3 (`ghee[s3]`), for pyarrow has none. Elsewhere, and where boto3 is not there or not let in, a plain move.
+by boto3 , for pyarrow has none. Elsewhere, and where boto3 is not there or not let in, a plain move.
 """
 
 from __future__ import annotations

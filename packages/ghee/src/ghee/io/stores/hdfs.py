@@ -48,7 +48,7 @@ class HdfsHandler(pafs.FileSystemHandler):  # type: ignore[misc]
     def client(self) -> Any:
         """This process's client. One of the parent has threads that do not live here: it is not even thrown away."""
         if self._process != os.getpid():
-            import hdfs_native  # optional: the extra ghee[hdfs]
+            import hdfs_native  # optional: the extra `hdfs`
 
             _ABANDONED.append(self._made)
             attempts = _ONE_TRY if re.search(r":\d+$", self.url) else _EACH_NAME_NODE

@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ghee.errors import PipelineError
+from ghee.install import how_to_install
 from ghee.io.stores.bridge import FsspecHandler
 from ghee.io.stores.hdfs import HdfsHandler, set_user
 
@@ -20,6 +21,7 @@ S3_OPTIONS = (
     "session_name", "external_id", "connect_timeout", "request_timeout", "force_virtual_addressing", "proxy_options",
     "tls_ca_file_path", "default_metadata", "background_writes",
 )  # fmt: skip
+_KNOWN = "a local path, file://, hdfs://, viewfs://, s3://, webhdfs://, gs://, abfs://"
 _EXTRAS = {"webhdfs": "webhdfs", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 
 
@@ -102,29 +104,28 @@ def _libhdfs(text: str, address: str, user: str) -> Any:
         return pafs.HadoopFileSystem(host, int(port or 0), user=user or None)
     except (OSError, pa.ArrowException) as error:
         raise PipelineError(
-            f"{text!r}: HDFS is read by hdfs-native, which is not installed: pip install 'ghee[hdfs]'. "
+            f"{text!r}: HDFS is read by hdfs-native, which is not installed: {how_to_install('hdfs')}. "
             f"pyarrow's own way, by Java, does not work here either: {str(error).partition(chr(10))[0]}"
         ) from error
 
 
 def _fsspec(text: str, scheme: str, rest: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    extra = _EXTRAS.get(scheme, "fsspec")
     try:
         import fsspec  # optional
 
         filesystem, path = fsspec.core.url_to_fs(text, **options)
     except ImportError as error:
-        if scheme in ("gs", "gcs"):
-            filesystem, path = pafs.FileSystem.from_uri(f"{scheme}://" + quote(rest, safe="/%:@,?=&"))
-            return filesystem, path
+        if scheme in _EXTRAS:
+            raise PipelineError(
+                f"{text!r}: {scheme}:// needs a library that is not installed ({error}): {how_to_install(_EXTRAS[scheme])}"
+            ) from error
         raise PipelineError(
-            f"{text!r}: the scheme {scheme!r} is read through fsspec, and this is missing: {error}. "
-            f"`pip install 'ghee[{extra}]'`, and the package that fsspec names."
+            f"{text!r}: {scheme}:// is no scheme that ghee knows ({_KNOWN}), and of fsspec's this is missing: {error}. "
+            f"Correct the URL, or install fsspec ({how_to_install('fsspec')}) and its package for {scheme}://."
         ) from error
     except ValueError as error:
         raise PipelineError(
-            f"{text!r}: {error}. Known here: a local path, file://, hdfs://, viewfs://, s3://, webhdfs://, gs://, abfs:// "
-            "and what the installed fsspec packages open."
+            f"{text!r}: {error}. Known here: {_KNOWN} and what the installed fsspec packages open."
         ) from error
     return pafs.PyFileSystem(FsspecHandler(filesystem)), str(path)
 

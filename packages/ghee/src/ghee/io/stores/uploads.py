@@ -1,6 +1,6 @@
 """Uploads to S3 that were begun and never ended: whoever is killed in the middle of one leaves its pieces in the bucket.
 
-They are no object, nobody sees them, and they are paid for. pyarrow can neither list nor end them; boto3 can (`ghee[s3]`).
+They are no object, nobody sees them, and they are paid for. pyarrow can neither list nor end them; boto3 can.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def s3_client(filesystem: Any) -> Any:
     if not isinstance(filesystem, pafs.S3FileSystem):
         return None
     try:
-        import boto3  # optional: the extra ghee[s3]
+        import boto3  # optional: the extra `s3`
     except ImportError:
         return None
     _, (options,) = filesystem.__reduce__()
