@@ -16,7 +16,7 @@ def read(source: Any, epoch: int = 0) -> list[Any]:
 
 
 def test_a_list_is_read_in_every_epoch_and_its_items_are_the_batches() -> None:
-    items = [{"x": np.arange(3)}, "anything", None]
+    items = [{"x": np.arange(3)}, "anything", 0]
     source = open_source(items)
     assert source.hosted
     source.check_epochs(3)

@@ -154,9 +154,10 @@ class FileSource:
         full = state.full if filter is not None else state.output
         stored = pa.schema([f for f in full if f.name not in state.partitions.names])
         read = ReadOptions(stored, self.options.batch_size, strict=self.options.columns is None, many=many)
-        if filter is not None and state.format == "parquet":
+        # A scan decodes a row group as a whole, which is too much for many pieces that are read side by side.
+        if filter is not None and state.format == "parquet" and not many:
             scan = (state.full, state.output.names, filter)
-            batches = read_filtered(state.filesystem, piece, state.partition(piece.file), scan, read)
+            batches = read_filtered(state.filesystem, piece, state.partition(piece.file), scan, self.options.batch_size)
             for batch in batches:
                 yield _conformed(batch, state.output, piece.file.path)
             return

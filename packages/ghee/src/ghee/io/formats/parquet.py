@@ -65,17 +65,14 @@ def pruned(filesystem: Any, files: Sequence[tuple[FileRef, Any, FileInfo]], sche
 
 
 def read_filtered(
-    filesystem: Any, piece: Piece, partition: Any, scan: tuple[Any, Any, Any], options: ReadOptions
+    filesystem: Any, piece: Piece, partition: Any, scan: tuple[Any, Any, Any], batch_size: int
 ) -> Iterator[Any]:
     """Batches with the filter applied while decoding; `scan` is (full schema, names to return, filter)."""
     import pyarrow.dataset as ds
 
-    window = STREAMED_LOCAL if is_local(filesystem) else STREAMED_REMOTE
-    streamed = {"use_buffered_stream": True, "buffer_size": window, "pre_buffer": False} if options.many else {}
-
     schema, names, filter = scan
     parquet = ds.ParquetFileFormat(
-        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True, **streamed)
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     )
     for group in range(piece.start, piece.stop):
         with reading(f"{piece.file.path}, row group {group},"):
@@ -84,7 +81,7 @@ def read_filtered(
                 schema=schema,
                 columns=names,
                 filter=filter,
-                batch_size=options.batch_size,
+                batch_size=batch_size,
                 use_threads=False,
                 batch_readahead=1,
             )
