@@ -114,3 +114,21 @@ def test_incremental_builds_and_functions_on_spark(lake: Path, tmp_path: Path, e
     second = cumin.build("x", **values)
     assert second.manifest["stats"]["partitions_built"] == 1
     assert len(set(first.files()) & set(second.files())) == 9
+
+
+def test_a_table_is_its_view_only_where_the_query_reads_it() -> None:
+    from cumin.engines.spark_engine import SparkTables
+
+    tables = SparkTables.__new__(SparkTables)  # without a session: a text becomes a text
+    tables._names = {"events": "v0", "lake.events": "v1"}
+    for sql, wanted in (
+        (
+            "WITH events AS (SELECT * FROM events WHERE v > 1) SELECT k FROM events",
+            "WITH events AS (SELECT * FROM v0 AS events WHERE v > 1) SELECT k FROM events",
+        ),
+        (
+            "SELECT e.k FROM lake.`Events` e, events WHERE s = 'FROM events'",
+            "SELECT e.k FROM v1 e, v0 AS events WHERE s = 'FROM events'",
+        ),
+    ):
+        assert tables.rewritten(sql) == wanted

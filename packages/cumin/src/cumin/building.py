@@ -1,5 +1,6 @@
 """Building a dataset: plan, then run once, then publish. The order of steps is what keeps the store whole."""
 
+import json
 import platform
 import resource
 import subprocess
@@ -112,7 +113,8 @@ def _run(plan: Plan, store: Store, progress: Progress) -> Dataset:
     _check_keys(plan, progress)
     digits = plan.recipe.determinism.digits if plan.recipe.determinism.mode == "tolerant" else None
     with store.staging() as folder:
-        target = Target(folder, plan.recipe.partition_by, plan.recipe.order_key, plan.recipe.layout, digits)
+        ordered = plan.study.ordered or plan.recipe.determinism.mode == "single-thread"
+        target = Target(folder, plan.recipe.partition_by, plan.recipe.order_key, plan.recipe.layout, digits, ordered)
         if plan.incremental:
             units, reused = _run_partitions(plan, store, target, progress)
         else:
@@ -138,11 +140,28 @@ def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> 
         table.check(state[name])
     relations = {name: table.relation(state[name]) for name, table in plan.tables.items()}
     try:
-        return plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
+        units = plan.recipe.engine.run(sql, relations, plan.recipe.udfs, target, plan.recipe.determinism)
     except (EngineError, OSError) as error:
         _check_moved(plan)  # a file that went away while it was read is no fault of the engine's or the store's
         _blame_parameters(plan.recipe, error)
         raise
+    for unit in units:
+        _check_schema(plan, unit)
+    return units
+
+
+def _check_schema(plan: Plan, unit: "Unit") -> None:
+    """The plan is made over declared schemas, the run over files: what they say of the result must be the same."""
+    from cumin.content import schema_form
+
+    planned, ran = plan.study.schema_form, schema_form(unit.schema)
+    if json.dumps(planned) != json.dumps(ran):
+        shown = [f"{name}: {kind}" for name, kind in ((each[0], each[1]) for each in ran) if [name, kind] not in planned]
+        raise EngineError(
+            f"The query gives other columns over the files ({'; '.join(shown) or 'fewer'}) than planned over the schemas of "
+            f"its inputs ({', '.join(each[0] for each in planned)}). Columns that depend on the data (PIVOT without IN) or "
+            "on the file must be said: name them, or cast in the query. Nothing was published."
+        )
 
 
 def _blame_parameters(recipe: Recipe, error: Exception) -> None:

@@ -100,15 +100,24 @@ def _by_name(found: list[Token], catalogue: Catalogue, mine: set[str]) -> Iterab
             after_dot = index > 0 and found[index - 1].text in (".", "AS", "as")
             if token.kind == "word" and name in known.BARE_CLOCK and not after_dot:
                 yield Finding("clock", name, token.start, _CLOCK_REMEDY)
+            following = found[index + 1].text if index + 1 < len(found) else ""
+            typed = token.kind == "word" and name.startswith(("date", "timestamp"))
+            if typed and following.strip("'\" ").lower() in known.CLOCK_WORDS and following[:1] in ("'", '"'):
+                yield Finding("clock", f"{token.text} {following}", token.start, _CLOCK_REMEDY)
             continue
         what = f"{name}()"
         if name in mine or name == "hash_mod":
             continue
-        if name in known.CLOCK:
+        # With one argument, `age` counts from today; the catalogue does not say it.
+        if name in known.CLOCK or name in catalogue.clock or (name == "age" and _arguments(found, called[index]) == 1):
             yield Finding("clock", what, token.start, _CLOCK_REMEDY)
         elif name in known.VOLATILE or name in catalogue.volatile:
             yield Finding("volatile", what, token.start, f"gives another value in every run. {_HASH_MOD}")
-        elif name in known.READERS or name.startswith(("duckdb_", "pragma_")):
+        elif (
+            name in known.READERS
+            or name.startswith(("duckdb_", "pragma_"))
+            or (name in catalogue.tables and name not in known.TABLES)
+        ):
             yield Finding("undeclared", what, token.start, "reads what is no declared input. Declare it in inputs=.")
         elif name in known.ENGINE_HASH:
             yield Finding("engine-hash", what, token.start, f"changes between versions of the engine. {_HASH_MOD}")
@@ -121,6 +130,16 @@ def _by_name(found: list[Token], catalogue: Catalogue, mine: set[str]) -> Iterab
                 token.start,
                 f"is an aggregate that cumin does not know to be repeatable. Vouch for it with allow={name!r}.",
             )
+
+
+def _arguments(found: list[Token], call: Call) -> int:
+    """How many arguments a call has."""
+    depth, commas = 0, 0
+    for token in found[call.index + 2 : call.close]:
+        if token.kind == "op":
+            depth += (token.text in "([{") - (token.text in ")]}")
+            commas += token.text == "," and not depth
+    return commas + 1 if call.close > call.index + 2 else 0
 
 
 def _judged(name: str) -> bool:

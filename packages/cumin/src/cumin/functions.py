@@ -21,6 +21,10 @@ VOLATILE = frozenset(
         "shuffle",
         "monotonically_increasing_id",
         "spark_partition_id",
+        "reflect",
+        "try_reflect",
+        "java_method",
+        "aes_encrypt",
     ]
 )
 CLOCK = frozenset(
@@ -72,6 +76,10 @@ BARE_CLOCK = frozenset(
         "current_role",
     ]
 )
+# What Spark takes for a moment in ``DATE 'today'``.
+CLOCK_WORDS = frozenset(["now", "today", "tomorrow", "yesterday"])
+# Functions that stand for a table and are made of their arguments alone; every other one of an engine's is refused.
+TABLES = frozenset(["range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree"])
 READERS = frozenset(
     [
         "read_csv",
@@ -136,12 +144,15 @@ APPROXIMATE = frozenset(
         "approx_top_sum",
         "approx_distinct",
         "hll_sketch_agg",
+        "histogram_numeric",
     ]
 )
 # Sums that rounding makes depend on order; the first row is exact over integers and decimals.
 EXACT_SUMS = frozenset(["sum", "avg", "mean"])
 FLOAT_SUMS = EXACT_SUMS | frozenset(
     [
+        "try_sum",
+        "try_avg",
         "fsum",
         "sumkahan",
         "kahan_sum",

@@ -31,3 +31,4 @@ class Target:
     order_key: tuple[str, ...] = ()
     layout: Layout = field(default_factory=Layout)
     digits: int | None = None
+    ordered: bool = False  # the order of the rows is part of what is asked for

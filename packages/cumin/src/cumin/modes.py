@@ -5,7 +5,8 @@ Modes: `strict` refuses all that `cumin.determinism` finds. `decimal` runs float
 results pass. `tolerant` lets float sums pass and rounds floats before the content id is taken, which then says so.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cumin.errors import ConfigError
@@ -63,9 +64,16 @@ class Finding:
         return [self.rule, self.what, self.offset, self.remedy]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Catalogue:
-    """What the engine knows: its volatile functions and its aggregates, in lower case."""
+    """What the engine knows, in lower case: its volatile functions, its aggregates, its functions that are constant in one
+    query only, and its functions that stand for a table."""
 
     volatile: frozenset[str] = frozenset()
     aggregates: frozenset[str] = frozenset()
+    clock: frozenset[str] = frozenset()
+    tables: frozenset[str] = frozenset()
+
+    def without(self, names: Iterable[str]) -> "Catalogue":
+        """The catalogue without these aggregates: functions of the caller's hide them."""
+        return replace(self, aggregates=self.aggregates - set(names))

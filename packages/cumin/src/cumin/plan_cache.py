@@ -45,6 +45,7 @@ class Study:
     executed: str  # the text that the engine runs
     relied_keys: dict[str, tuple[str, ...]]
     findings: list[Finding]
+    ordered: bool  # whether an ORDER BY stands in the query
 
     def partitions(self, name: str, every: Iterable[str]) -> list[str]:
         """The partitions of an input that the query can read."""

@@ -6,6 +6,7 @@ The costly half of a plan: it imports sqlglot, the engine and pyarrow. `plan_cac
 from collections.abc import Mapping
 
 import pyarrow as pa
+from sqlglot import exp
 
 from cumin import determinism as rules
 from cumin.analysis import Query, parse, undeclared
@@ -14,7 +15,7 @@ from cumin.decimals import over_decimals
 from cumin.engines.base import Session
 from cumin.errors import ConfigError, DeterminismError, InputError, QueryError
 from cumin.inputs.base import Table
-from cumin.lexer import without_end
+from cumin.lexer import position, without_end
 from cumin.modes import Finding
 from cumin.ordering import Keys
 from cumin.plan_cache import Study
@@ -26,6 +27,11 @@ from cumin.schemas import write_schema
 
 def check_query(recipe: Recipe, rendered: Rendered) -> Query:
     """The query, parsed, over declared tables only. Raises QueryError and InputError."""
+    if rendered.dialect == "spark" and (at := rendered.text.find("${")) >= 0:
+        raise QueryError(
+            f"{position(rendered.text, at)}: Spark puts a setting or the environment in place of ${{…}}, which no id sees. "
+            "Declare a parameter and write :name."
+        )
     query = parse(without_end(rendered.text, rendered.dialect), rendered.dialect)
     _check_tables(query, recipe)
     return query
@@ -43,6 +49,9 @@ def study(recipe: Recipe, rendered: Rendered, tables: Mapping[str, Table]) -> St
             raise
         _check_output(recipe, schema)
         found, keys = _judge(recipe, query, tables, session)
+        executed = _executed(recipe, query, found)
+        if executed != query.text:  # what was not named has the name of what is run
+            schema = session.describe(executed)
         read = {name: _partitions_read(query, name, tables, session) for name in tables}
     finally:
         session.close()
@@ -52,9 +61,10 @@ def study(recipe: Recipe, rendered: Rendered, tables: Mapping[str, Table]) -> St
         input_schemas={name: write_schema(table.schema) for name, table in tables.items()},
         input_forms={name: schema_form(table.schema) for name, table in tables.items()},
         read=read,
-        executed=_executed(recipe, query, found),
+        executed=executed,
         relied_keys=keys,
         findings=found,
+        ordered=any(each.args.get("order") is not None for each in query.tree.find_all(exp.Query)),
     )
 
 

@@ -59,8 +59,11 @@ class Unit:
         return self.sum.content_id(self.schema)
 
     def key(self, target: Target) -> str:
-        """The name of the unit's folder in the store: its content, its order and its layout."""
+        """The name of the unit's folder in the store: its content, its order and its layout. Where the rows have an order
+        of their own, which their content does not say, its files' bytes too."""
         form = [self.content_id, list(target.order_key), target.layout.form()]
+        if target.ordered:
+            form.append([file.blake3 for file in self.files])
         return digest("cumin/unit", form)[:32]
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import threading
 import uuid
 import warnings
@@ -16,14 +17,17 @@ import pyarrow as pa
 from cumin.engines.base import Session
 from cumin.engines.duckdb_engine import DuckDB
 from cumin.errors import ConfigError, EngineError, QueryError
+from cumin.functions import BARE_CLOCK
 from cumin.inputs.base import Relation
 from cumin.layout import Target
 from cumin.modes import Catalogue, Determinism
 from cumin.udfs import Udf
 from cumin.units import Unit, write_units
 
+_WORDS = re.compile(r"[a-z_]\w*")
 BATCH_ROWS = 122_880  # DuckDB's own row group
 _NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_PATTERN = frozenset("*?[")
 _NO_BAR = "SET enable_progress_bar = false"  # it goes to stdout after two seconds, into what `--json` prints
 # The same in every engine: the first 60 bits of MD5 over the seed and the key's text.
 HASH_MOD = (
@@ -111,8 +115,7 @@ class DuckDBSession(Session):
             self._tables.append(empty)  # DuckDB does not keep it alive
             self._connection.register(f"cumin_input_{index}", empty)
             _view(self._connection, name, f"SELECT * FROM cumin_input_{index}")
-        volatile, aggregates = _catalogue()
-        self.catalogue = Catalogue(volatile, aggregates - {name.lower() for name in udfs})
+        self.catalogue = _catalogue().without(name.lower() for name in udfs)
         if alone:
             self._connection.execute("SET enable_external_access = false")
 
@@ -157,16 +160,25 @@ class DuckDBSession(Session):
 
 
 @cache
-def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
-    """DuckDB's own volatile functions and its aggregates; asked once in a process."""
+def _catalogue() -> Catalogue:
+    """What DuckDB says of its own functions; asked once in a process. A macro is as what it is made of."""
     with _shared_session("UTC") as connection:
         rows = connection.execute(
-            "SELECT lower(function_name), function_type, stability FROM duckdb_functions()"
+            "SELECT lower(function_name), function_type, stability, macro_definition FROM duckdb_functions()"
         ).fetchall()  # fmt: skip
-    volatile = {name for name, _, stability in rows if stability == "VOLATILE"}
-    aggregates = {name for name, kind, _ in rows if kind == "aggregate"}
-    scalars = {name for name, kind, _ in rows if kind in ("scalar", "macro")}
-    return frozenset(volatile), frozenset(aggregates - scalars)
+    volatile = {name for name, _, stability, _ in rows if stability == "VOLATILE"}
+    clock = {name for name, _, stability, _ in rows if stability == "CONSISTENT_WITHIN_QUERY"} | BARE_CLOCK
+    macros = {(name, frozenset(_WORDS.findall(text.lower()))) for name, kind, _, text in rows if kind == "macro" and text}
+    grown = True
+    while grown:
+        before = len(volatile) + len(clock)
+        volatile |= {name for name, words in macros if words & volatile}
+        clock |= {name for name, words in macros if words & clock}
+        grown = len(volatile) + len(clock) > before
+    aggregates = {name for name, kind, _, _ in rows if kind == "aggregate"}
+    scalars = {name for name, kind, _, _ in rows if kind in ("scalar", "macro")}
+    tables = {name for name, kind, _, _ in rows if kind in ("table", "table_macro", "pragma")}
+    return Catalogue(*map(frozenset, (volatile, aggregates - scalars, clock, tables - scalars - aggregates)))
 
 
 # To start DuckDB takes tens of milliseconds, and a plan needs a few. So plans share one instance, made at the first of a
@@ -249,7 +261,8 @@ def _bind(connection: engine.DuckDBPyConnection, name: str, relation: Relation) 
     # DuckDB reads every name=value of a path; one above the table's root must not become a column.
     if native and relation.partition_columns and "=" in relation.root:
         native = False
-    if relation.converted:  # nor does DuckDB read how a date is written there
+    # Nor does DuckDB read how a date is written there; and to it a path is a pattern.
+    if relation.converted or any(not _PATTERN.isdisjoint(path) for path in relation.files):
         native = False
     if not native:
         connection.register(f"cumin_files_{name}", relation.dataset())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cumin.errors import InputError
+from cumin.errors import EngineError, InputError
 from cumin.fingerprint import Part
 from cumin.partitions import PartitionValue, kind_of, typed
 from cumin.place import Place
@@ -69,24 +69,43 @@ def file_format(name: str, csv: Mapping[str, Any]) -> "pads.FileFormat":
 
 
 def lacking(place: Place, paths: Sequence[str], names: Collection[str]) -> dict[str, list[str]]:
-    """The Parquet files that lack some of these columns, and which. Reads every footer, as the engine does.
+    """The Parquet files that lack some of these columns, and which. Raises as `columns_of`."""
+    wanted = {name.lower(): name for name in names}
+    found = ((path, set(map(str.lower, schema.names))) for path, schema in columns_of(place, paths))
+    return {
+        path: missing for path, there in found if (missing := [name for low, name in wanted.items() if low not in there])
+    }
+
+
+def columns_of(place: Place, paths: Sequence[str]) -> list[tuple[str, "pa.Schema"]]:
+    """The columns of each of these Parquet files. Reads every footer, as the engine does.
 
     Raises InputError naming a file that is gone or no Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     system = place.arrow()
-    wanted = {name.lower(): name for name in names}
 
-    def one(path: str) -> list[str]:
+    def one(path: str) -> pa.Schema:
         try:
-            there = {name.lower() for name in pq.read_schema(path, filesystem=system).names}
+            return pq.read_schema(path, filesystem=system)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
-        return [name for low, name in wanted.items() if low not in there]
 
     with ThreadPoolExecutor(8, thread_name_prefix="cumin-footers") as pool:
-        return {path: missing for path, missing in zip(paths, pool.map(one, paths), strict=True) if missing}
+        return list(zip(paths, pool.map(one, paths), strict=True))
+
+
+def same_type(one: "pa.DataType", other: "pa.DataType") -> bool:
+    """Whether two types have the same values, however they are laid out."""
+    from cumin.rowhash import type_form
+
+    if one.equals(other):
+        return True
+    try:
+        return type_form(one) == type_form(other)
+    except EngineError:
+        return False
 
 
 def file_schema(place: Place, path: str, format: str, csv: Mapping[str, Any]) -> "pa.Schema":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cumin.errors import ConfigError, InputError
 from cumin.fingerprint import Part, line_name, moved, token
 from cumin.inputs import listing
-from cumin.inputs.base import Input, Relation, Table, file_schema, lacking
+from cumin.inputs.base import Input, Relation, Table, columns_of, file_schema, same_type
 from cumin.partitions import PARTITION_KINDS, arrow_type, guess_kind, is_date_format, partition_text
 from cumin.place import LocalPlace, Place, RemotePlace, absolute, place, public_options
 from cumin.schemas import read_schema
@@ -163,7 +163,8 @@ def _resolve(paths: Sequence[str], options: Mapping[str, Any]) -> tuple[Place, l
         found: set[str] = set()
         for path in paths:
             path = os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
-            found.update(glob.glob(path, recursive=True) if glob.has_magic(path) else [path])
+            pattern = glob.has_magic(path) and not os.path.lexists(path)  # a name with [ in it is a name, where it is there
+            found.update(glob.glob(path, recursive=True) if pattern else [path])
         folders = sorted(path for path in found if os.path.isdir(path))
         found.difference_update(folders)
         if named := [path for path in folders if path in paths]:
@@ -350,18 +351,29 @@ class FileTable(Table):
         return found
 
     def check(self, parts: Mapping[str, Part]) -> None:
-        """Every Parquet file must have the first file's columns; the footers say it. CSV and JSON fail in the run."""
+        """Every Parquet file must have the first file's columns, of its types; the footers say it. CSV and JSON fail in the
+        run."""
         if self.format != "parquet":
             return
-        names = [name for name in self.schema.names if name not in self.partition_columns]
-        short = lacking(self.place, self.relation(parts).files, names)
-        if short:
-            first = self.place.full(self._first_file)
-            raise InputError(
-                f"{path} lacks {', '.join(missing)}, which the table's first file {first} has. Write it again with that "
-                "column, or choose the files by a pattern."
-                for path, missing in sorted(short.items())[:20]
-            )
+        wanted = {each.name.lower(): each for each in self.schema if each.name not in self.partition_columns}
+        first = self.place.full(self._first_file)
+        problems = []
+        for path, schema in columns_of(self.place, self.relation(parts).files):
+            there = {each.name.lower(): each.type for each in schema}
+            if missing := [each.name for low, each in wanted.items() if low not in there]:
+                problems.append(
+                    f"{path} lacks {', '.join(missing)}, which the table's first file {first} has. Write it again with that "
+                    "column, or choose the files by a pattern."
+                )
+                continue
+            problems += [
+                f"{path} has {each.name} as {there[low]}, and the table's first file {first} as {each.type}. One would be "
+                "read as the other: write it again with that type, or make two inputs and cast one in the query."
+                for low, each in wanted.items()
+                if not same_type(there[low], each.type)
+            ]
+        if problems:
+            raise InputError(sorted(problems)[:20])
 
     def relation(self, parts: Mapping[str, Part]) -> Relation:
         """The files that were listed, and their partitions' values."""
