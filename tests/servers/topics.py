@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 def make_topic(address: str, partitions: int = 1, name: str = "t", **config: str) -> str:
     name = f"{name}-{uuid.uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": address})
-    for future in admin.create_topics([NewTopic(name, partitions, config=config)]).values():
-        future.result(30)
+    for future in admin.create_topics([NewTopic(name, partitions, config=config)], request_timeout=90).values():
+        future.result(100)  # a broker that has just started, on a busy machine
     return name
 
 
