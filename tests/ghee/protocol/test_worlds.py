@@ -123,3 +123,15 @@ def test_nothing_is_started_once_the_stream_has_ended() -> None:
     coordinator.on(m.Joined(RankId(0, 0), "", 1), m.Joined(loop, "", 2))
     coordinator.on(m.EpochDone(loop, 0, 0, 0, 0, 0, 0, 0, 0))
     assert coordinator.scale(0, 3) == []
+
+
+def test_a_loops_world_that_dies_is_missed_until_all_of_its_ranks_have_returned() -> None:
+    """Its first rank may have returned long before the others: the launcher names it all the same."""
+    stages = [StageRules(0, "read", None, 1), StageRules(1, "loop", 0, 2, depth=1, world=2)]
+    first, second = RankId(1, 0), RankId(1, 1)
+    for returned, outcome in (((), m.Fail), ((first,), m.Fail), ((first, second), None)):
+        coordinator = Coordinator(stages, SourceRules(1, lambda epoch: range(2), [ROWS] * 2))
+        coordinator.on(m.Joined(RankId(0, 0), "", 1), m.Joined(first, "", 2), m.Joined(second, "", 3))
+        coordinator.on(*[m.Returned(rank, b"") for rank in returned])
+        fails = [action for action in coordinator.on(m.Died(first, "killed")) if isinstance(action, m.Fail)]
+        assert [type(fail) for fail in fails] == ([outcome] if outcome else []), returned

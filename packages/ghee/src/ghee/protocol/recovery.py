@@ -76,7 +76,9 @@ class Recovery:
         edge = self._edges[rank.stage]
         world = edge.world_of(rank)
         if edge.is_consumer or edge.rules.loops_before:  # what a loop has made cannot be made again
-            return [] if rank in edge.returned else [m.Fail(died.cause, reason, rank, again=died.cause.is_kill)]
+            # The world has died with it: what its other ranks had not returned is lost, though this one had.
+            is_over = all(member in edge.returned for member in world)
+            return [] if is_over else [m.Fail(died.cause, reason, rank, again=died.cause.is_kill)]
         number = rank.index // edge.rules.world
         before, leaving = edge.restarts.get(number, 0), rank in edge.leaving
         if not died.cause.is_kill or (before == self.retries and not leaving):
