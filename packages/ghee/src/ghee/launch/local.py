@@ -412,9 +412,10 @@ def have_descriptors(ranks: int) -> None:
 
 
 def _text(path: Path) -> str | None:
-    """What a log holds; None where the folder of the run was removed meanwhile."""
+    """What a log holds; None where the folder of the run was removed meanwhile, or nothing could be written on a full disk."""
     try:
-        return path.read_text(errors="replace")
+        text = path.read_text(errors="replace")
+        return text if text or shutil.disk_usage(path.parent).free else None
     except OSError:
         return None
 
@@ -433,7 +434,7 @@ def _how_it_ended(code: int | None, log: str | None, *, has_joined: bool) -> tup
     """What `mpiexec` says of a world that is gone, by its exit code and what it has written."""
     killed = Cause.KILLED if has_joined else Cause.KILLED_AT_START
     if log is None:
-        return killed, "is gone, and so is the file in which mpiexec said why"
+        return killed, "is gone, and the file in which mpiexec says why is gone or empty on a full disk"
     found = _EXIT_STRING.search(log)
     if found:
         return killed, f"was killed by {signal.Signals(int(found[2])).name}"
