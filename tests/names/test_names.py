@@ -97,7 +97,7 @@ def resolve(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
 def test_a_package_alone_needs_no_sibling(name: str) -> None:
     done = resolve(f"./{PACKAGES[name]}")
     assert done.returncode == 0, done.stderr
-    found = set(re.findall(r"^ \+ ([\w-]+)==", done.stderr, re.MULTILINE))
+    found = set(re.findall(r"^ \+ ([\w-]+)(?:==| @ )", done.stderr, re.MULTILINE))
     assert found & set(PACKAGES) == {name}
 
 
@@ -113,7 +113,9 @@ def test_alone_with_a_sibling_missing_it_fails_rather_than_take_a_strangers(what
 def test_all_together_resolve_to_ours() -> None:
     done = resolve(*(f"./{folder}" for folder in PACKAGES.values()))
     assert done.returncode == 0, done.stderr
-    assert all(re.search(rf"^ \+ {name}==0\.1\.0 \(from file:", done.stderr, re.MULTILINE) for name in PACKAGES), done.stderr
+    assert all(
+        re.search(rf"^ \+ {name}(==0\.1\.0 \(from file:| @ file:)", done.stderr, re.MULTILINE) for name in PACKAGES
+    ), done.stderr
 
 
 @pytest.mark.timeout(600)

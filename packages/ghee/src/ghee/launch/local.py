@@ -412,7 +412,7 @@ def have_descriptors(ranks: int) -> None:
 
 
 def _text(path: Path) -> str | None:
-    """What a log holds; None where the folder of the run was removed meanwhile, or nothing could be written on a full disk."""
+    """What a log holds; None where the folder of the run was removed meanwhile, or a full disk took nothing."""
     try:
         text = path.read_text(errors="replace")
         return text if text or shutil.disk_usage(path.parent).free else None
