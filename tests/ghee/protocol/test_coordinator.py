@@ -211,7 +211,7 @@ def test_a_row_that_is_not_accounted_for_fails_the_run() -> None:
     loop.tell = lambda e: tell(e._replace(rows=e.rows - 1) if isinstance(e, m.EpochDone) else e)  # type: ignore[method-assign]
     outcome = sim.run()
     assert isinstance(outcome, m.Fail)
-    assert outcome.kind == "ledger"
+    assert outcome.cause is m.Cause.LEDGER
 
 
 @pytest.mark.parametrize("ranks", [1, 64])

@@ -131,5 +131,5 @@ def test_a_rank_that_passes_a_checkpoint_of_another_is_an_error() -> None:
     simulation.ranks[RankId(1, 1)].ask = lambda epoch: None  # type: ignore[attr-defined]
     outcome = simulation.run()
     assert isinstance(outcome, m.Fail)
-    assert outcome.kind == "checkpoint"
+    assert outcome.cause is m.Cause.CHECKPOINT
     assert "all ranks" in outcome.message
