@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 import ghee
+from ghee.observe.progress import draw
 from ghee.pipeline_file import find_pipeline
-from ghee.progress import draw
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["preprocess.replicas=2", "epochs=5"]

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import ghee
+from ghee.driver.journal import parse
 from ghee.errors import PipelineError, ResourceError
-from ghee.journal import parse
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
 

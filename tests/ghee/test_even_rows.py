@@ -17,7 +17,7 @@ import pytest
 
 import ghee
 from ghee.errors import SourceError
-from ghee.report import RankReport, StageReport
+from ghee.observe.report import RankReport, StageReport
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
 

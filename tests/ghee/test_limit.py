@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ghee
-from ghee.limit import MOST_ADVISED, find_limit
-from ghee.report import RankReport, StageReport
+from ghee.observe.limit import MOST_ADVISED, find_limit
+from ghee.observe.report import RankReport, StageReport
 
 SECONDS = 10.0
 

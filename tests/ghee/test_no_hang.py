@@ -313,7 +313,7 @@ def test_a_checkpoint_of_one_rank_beside_a_collective_ends_the_run() -> None:
 
 def test_a_checkpoint_that_ranks_wait_in_is_told(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The collective stands before the next batch: whether the other is slow or will never come cannot be known."""
-    monkeypatch.setattr(sys.modules["ghee.driver"], "CHECKPOINT_SECONDS", 0.5)
+    monkeypatch.setattr(sys.modules["ghee.driver.driver"], "CHECKPOINT_SECONDS", 0.5)
 
     def train(batches: Any) -> None:
         from mpi4py import MPI

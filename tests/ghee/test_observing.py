@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 import ghee
-import ghee.trace
+import ghee.observe.trace
 from ghee.errors import PipelineError
-from ghee.metrics import render
-from ghee.report import RECENT_SECONDS, RankReport, Recent, Report, StageReport
+from ghee.observe.metrics import render
+from ghee.observe.report import RECENT_SECONDS, RankReport, Recent, Report, StageReport
 
 BATCHES = 24
 
@@ -141,12 +141,12 @@ def test_a_timeline_with_a_killed_rank(tmp_path):
 def test_half_a_line_is_left_out(tmp_path):
     """What a rank was writing when it was killed."""
     folder = tmp_path / "trace"
-    settings = ghee.trace.TraceSettings.begin(folder, 1)
-    trace = ghee.trace.Trace(settings, ghee.protocol.messages.RankId(0, 0), "read", "here")
+    settings = ghee.observe.trace.TraceSettings.begin(folder, 1)
+    trace = ghee.observe.trace.Trace(settings, ghee.protocol.messages.RankId(0, 0), "read", "here")
     trace.close()
     with (folder / "0-0-0.jsonl").open("a") as file:
         file.write('{"ph":"X","name":"re')
-    ghee.trace.merge(folder, tmp_path / "t.json", "run")
+    ghee.observe.trace.merge(folder, tmp_path / "t.json", "run")
     assert of_process(read_trace(tmp_path / "t.json")) == {"read-0": {"starts": 1}}
 
 

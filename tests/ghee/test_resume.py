@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import ghee
+from ghee.driver.journal import Journal, parse
+from ghee.entry import home
 from ghee.errors import CheckpointError, RankKilledError
-from ghee.journal import Journal, parse
-from ghee.run import home
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

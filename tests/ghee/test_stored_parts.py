@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import ghee
+from ghee.driver.journal import parse
+from ghee.entry import home
 from ghee.errors import CheckpointError
 from ghee.io.manifest import read_manifest
-from ghee.journal import parse
-from ghee.run import home
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -114,7 +114,7 @@ from pathlib import Path
 
 import cloudpickle, numpy
 import ghee
-from ghee.journal import Journal
+from ghee.driver.journal import Journal
 from ghee.io.sinks import files
 
 point, left = {point!r}, [{at}]

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 import ghee
 import ghee.torch
-from ghee.run import home
+from ghee.entry import home
 from ghee_models import artifact, registry
 from ghee_models import settings as st
 from ghee_models.card import DataFormat

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from ghee.checkpoints import Checkpoints
-from ghee.journal import parse
+from ghee.driver.journal import parse
 from ghee.launch.local import remove_left
+from ghee.ranks.checkpoints import Checkpoints
 from servers.kafka import Kafka
 from servers.killed import Killed
 from servers.topics import committed, make_topic, numbers, produce

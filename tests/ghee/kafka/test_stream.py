@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, TopicPartition
 import ghee
 from ghee.cli import run_command
 from ghee.errors import SourceError
-from ghee.metrics import render
+from ghee.observe.metrics import render
 from servers.kafka import Kafka
 from servers.topics import committed, make_topic, numbers, produce
 

@@ -13,10 +13,10 @@ import pytest
 from stores import Store
 
 import ghee
+from ghee.driver.journal import parse
+from ghee.entry import home
 from ghee.io import open_sink, open_source
 from ghee.io.sinks import files
-from ghee.journal import parse
-from ghee.run import home
 
 
 class Cut(BaseException):
@@ -94,7 +94,7 @@ from pathlib import Path
 
 import numpy
 import ghee
-from ghee.journal import Journal
+from ghee.driver.journal import Journal
 
 append, left = Journal.append, [3]
 

@@ -8,12 +8,12 @@ Example:
 """
 
 from ghee import context, errors
-from ghee.checkpoints import checkpoint, restored
+from ghee.entry import Run, resume, run
 from ghee.launch.kubernetes import Kubernetes
 from ghee.pipeline import Pipeline, branches, read
+from ghee.ranks.batches import Batches, Epoch
+from ghee.ranks.checkpoints import checkpoint, restored
 from ghee.resources import auto
-from ghee.run import Run, resume, run
-from ghee.stream import Batches, Epoch
 
 __version__ = "0.1.0"
 

@@ -24,9 +24,9 @@ from ghee.pipeline import Pipeline
 from ghee.pipeline_file import find_pipeline, stage_options
 
 if TYPE_CHECKING:
+    from ghee.entry import Run
     from ghee.launch.kubernetes import Kubernetes
     from ghee.remote import RemoteRun
-    from ghee.run import Run
 
 RUN_FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
@@ -75,7 +75,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(pipeline: Pipeline, parsed: argparse.Namespace) -> int:
-    from ghee.run import run
+    from ghee.entry import run
 
     on = _settings(parsed) if parsed.on == "kubernetes" else parsed.on
     handle = run(pipeline, on=on, progress=parsed.progress, metrics=parsed.metrics, trace=parsed.trace, detach=parsed.detach)
@@ -108,7 +108,7 @@ def _attach(parsed: argparse.Namespace) -> int:
 
 
 def _cancel(parsed: argparse.Namespace) -> int:
-    from ghee.run import home
+    from ghee.entry import home
 
     if (home() / "runs" / parsed.run / "journal").is_file():
         return _end_here(parsed)
@@ -122,8 +122,8 @@ def _cancel(parsed: argparse.Namespace) -> int:
 def _end_here(parsed: argparse.Namespace) -> int:
     """A run of this machine: a stream is stopped in order, others end at once."""
     from ghee import stopping
-    from ghee.journal import Journal
-    from ghee.run import folder_of
+    from ghee.driver.journal import Journal
+    from ghee.entry import folder_of
 
     folder = folder_of(parsed.run)
     stopping.ask(folder, stopping.NOW if parsed.now else stopping.IN_ORDER)
@@ -150,7 +150,7 @@ _ON_CLUSTER = {"attach": _attach, "cancel": _cancel, "ps": _ps}
 
 
 def _resume(parsed: argparse.Namespace) -> int:
-    from ghee.run import resume
+    from ghee.entry import resume
 
     return _show(resume(
         parsed.run, on=parsed.on, options=stage_options(parsed.set), progress=parsed.progress, metrics=parsed.metrics,

@@ -14,14 +14,14 @@ from typing import Any
 import cloudpickle
 
 from ghee import pickling
+from ghee.driver.plan import Plan
+from ghee.entry import Run, home, make_metrics, make_progress, print_line, run_here, trace_file
 from ghee.errors import PipelineError
 from ghee.launch.contract import Launcher
 from ghee.launch.kubernetes import Kubernetes, KubernetesLauncher
+from ghee.observe.report import Report
 from ghee.pipeline import Pipeline
-from ghee.plan import Plan
 from ghee.remote import Outcome, RemoteRun, describe_error, lists_of, print_figures, submit
-from ghee.report import Report
-from ghee.run import Run, home, make_metrics, make_progress, print_line, run_here, trace_file
 
 REPORT_SECONDS = 1.0
 """How often the driver of a run on a cluster tells its figures."""

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ghee import failure, pickling
+from ghee.driver.plan import make_plan
 from ghee.errors import CancelledError, GheeError, PipelineError, RemoteTraceback
 from ghee.failure import Failure
 from ghee.launch.kubernetes import DriverHandle, Kubernetes, attach_driver, explain, start_driver
+from ghee.observe.report import RankReport, Report, StageReport
 from ghee.pipeline import Pipeline
-from ghee.plan import make_plan
-from ghee.report import RankReport, Report, StageReport
 from ghee.resources import Resources
 
 if TYPE_CHECKING:
-    from ghee.metrics import Metrics
+    from ghee.observe.metrics import Metrics
 
 _FIGURES = "\x1eghee-report "
 """How a line begins with which the driver's Pod tells its figures; all other lines are what ranks have printed."""

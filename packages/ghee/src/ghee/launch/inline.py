@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ghee.launch.contract import Death, World
 from ghee.protocol.messages import RankId
-from ghee.rank import run_rank
+from ghee.ranks.runner import run_rank
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.inproc import CopyStore, Exchange
 from ghee.transfer.member import Member

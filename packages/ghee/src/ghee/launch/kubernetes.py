@@ -28,7 +28,7 @@ from ghee.errors import MachineError
 from ghee.install import how_to_install_ours
 from ghee.launch.contract import Death, World
 from ghee.protocol.messages import Cause, RankId
-from ghee.rank import run_rank
+from ghee.ranks.runner import run_rank
 from ghee.resources import Resources
 from ghee.transfer.contract import Endpoint, Store
 from ghee.transfer.frames import FrameStore

@@ -19,7 +19,7 @@ from pathlib import Path
 from ghee.launch.local import Bootstrap, make_store
 from ghee.launch.mpi import UnlinkAfterImport
 from ghee.protocol.messages import RankId
-from ghee.rank import run_rank
+from ghee.ranks.runner import run_rank
 from ghee.transfer.member import Member
 from ghee.transfer.zeromq import ZmqEndpoint
 

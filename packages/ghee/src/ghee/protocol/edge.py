@@ -12,8 +12,8 @@ from ghee.protocol.credit import Credit
 from ghee.protocol.lineage import Batch
 from ghee.protocol.messages import Action, BatchId, EpochEnd, RankId, StreamEnd, Tail, WhenSlow
 from ghee.protocol.position import Position
-from ghee.protocol.sequence import Sequence
 from ghee.protocol.share import Rounds
+from ghee.protocol.source_order import Sequence
 
 Kind = Literal["read", "map", "loop", "write"]
 

@@ -24,14 +24,15 @@ from ghee import forked
 from ghee.codec import Buffer, Encoded, decode, encode, no_rows
 from ghee.errors import CancelledError, TransferError
 from ghee.failure import capture
+from ghee.observe.times import Times
+from ghee.observe.trace import TRANSFER, Trace
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
-from ghee.trace import TRANSFER, Trace
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
 from ghee.transfer.outbox import Made, Outbox
 from ghee.transfer.reading import read
-from ghee.transfer.wire import Arrived, Freed, Instructions, Report, Settings, Times
+from ghee.transfer.wire import Arrived, Freed, Instructions, Report, Settings
 
 MESSAGE_BYTES = 256 << 10
 """Batches that are told to go to the same rank at once go in one message, until their frames have so many bytes."""

@@ -8,9 +8,9 @@ import threading
 
 from ghee.errors import CancelledError
 from ghee.failure import capture
+from ghee.observe.trace import Trace
 from ghee.protocol import messages as m
 from ghee.protocol.messages import Event, RankId
-from ghee.trace import Trace
 from ghee.transfer.contract import Endpoint, Message, Store
 from ghee.transfer.manager import TransferManager
 from ghee.transfer.reading import read

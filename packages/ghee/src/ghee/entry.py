@@ -18,25 +18,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from ghee import pickling, stopping
-from ghee.driver import Driver
+from ghee.driver.driver import Driver
+from ghee.driver.feed import unready
+from ghee.driver.journal import Journal
+from ghee.driver.plan import Plan, make_plan
+from ghee.driver.resume import Start, start_of
 from ghee.errors import CancelledError, CheckpointError, MachineError, PipelineError, TransactionError
-from ghee.feed import unready
 from ghee.io.stores.patience import say
-from ghee.journal import Journal
 from ghee.launch.contract import Launcher
 from ghee.launch.kubernetes import Kubernetes
+from ghee.observe.report import Report
+from ghee.observe.trace import TraceSettings, merge
 from ghee.pipeline import Pipeline, override
-from ghee.plan import Plan, make_plan
 from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
 from ghee.remote import RemoteRun
-from ghee.report import Report
-from ghee.resume import Start, start_of
-from ghee.trace import TraceSettings, merge
 
 if TYPE_CHECKING:
-    from ghee.metrics import Metrics
-    from ghee.progress import Progress
+    from ghee.observe.metrics import Metrics
+    from ghee.observe.progress import Progress
 
 KEPT_RUNS = 20
 """Folders of past runs that are kept (logs and reports)."""
@@ -424,13 +424,13 @@ def trace_file(trace: str | Path | None) -> Path | None:
 def make_metrics(where: int | str | Path | None) -> Metrics | None:
     if where is None:
         return None
-    from ghee.metrics import Metrics  # an HTTP server takes a while to import
+    from ghee.observe.metrics import Metrics  # an HTTP server takes a while to import
 
     return Metrics(where)
 
 
 def make_progress(run_id: str) -> Progress:
-    from ghee.progress import Progress  # rich takes a while to import, and ranks import this module too
+    from ghee.observe.progress import Progress  # rich takes a while to import, and ranks import this module too
 
     return Progress(run_id)
 

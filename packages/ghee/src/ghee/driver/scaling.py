@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ghee.plan import Plan
+from ghee.driver.plan import Plan
+from ghee.observe.times import Times
 from ghee.protocol.coordinator import Coordinator
 from ghee.protocol.elastic import Change, Elastic, Figures, Seen, StageFacts
 from ghee.protocol.messages import RankId
 from ghee.resources import Auto
-from ghee.transfer.wire import Times
 
 EVERY = 0.1
 """Seconds between two looks at what the ranks have measured."""

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ghee.checkpoints import Checkpoints
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import Tail
+from ghee.ranks.checkpoints import Checkpoints
 from ghee.transfer.manager import TransferManager
 from ghee.transfer.wire import Arrived
 

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ghee.report import Report, StageReport
+from ghee.observe.report import Report, StageReport
 
 _BAR = 20
 

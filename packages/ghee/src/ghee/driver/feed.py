@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from ghee.driver.journal import Journal
+from ghee.driver.plan import Plan
 from ghee.io.contract import Split
 from ghee.io.kafka.ranges import Range, cut
-from ghee.journal import Journal
-from ghee.plan import Plan
 from ghee.protocol.messages import EpochBalanced, EpochEnd, Read, Record
 from ghee.protocol.position import Position
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ghee.errors import PipelineError
-from ghee.report import Report
+from ghee.observe.report import Report
 
 LOOPBACK = "127.0.0.1"
 

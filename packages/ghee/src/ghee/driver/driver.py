@@ -15,7 +15,11 @@ from typing import Any
 import cloudpickle
 
 from ghee import failure, pickling, stopping
-from ghee.checkpoints import Checkpoints
+from ghee.driver.feed import Feed
+from ghee.driver.journal import Journal
+from ghee.driver.plan import Plan, PlannedStage
+from ghee.driver.resume import Start, check_fits, describe_run
+from ghee.driver.scaling import Scaling, advise, numbers_of
 from ghee.errors import (
     CancelledError,
     CheckpointError,
@@ -26,29 +30,26 @@ from ghee.errors import (
     RankStartError,
     SourceError,
 )
-from ghee.feed import Feed
 from ghee.io.contract import PartFile
 from ghee.io.stores.patience import say
-from ghee.journal import Journal
 from ghee.launch.contract import Death, Launcher, World
-from ghee.limit import find_limit
+from ghee.observe.limit import find_limit
+from ghee.observe.report import Recent, Report, StageReport, summarize_stage
+from ghee.observe.times import Times
+from ghee.observe.trace import TraceSettings
 from ghee.pipeline import UNTIL_RETURN
-from ghee.plan import Plan, PlannedStage
 from ghee.protocol import messages as m
 from ghee.protocol.coordinator import RETRIES, Coordinator
 from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import Action, Cause, Event, RankId
 from ghee.protocol.position import Position
-from ghee.rank import run_rank
-from ghee.report import Recent, Report, StageReport, summarize_stage
-from ghee.resume import Start, check_fits, describe_run
-from ghee.scaling import Scaling, advise, numbers_of
-from ghee.task import RankTask
-from ghee.trace import TraceSettings
+from ghee.ranks.checkpoints import Checkpoints
+from ghee.ranks.runner import run_rank
+from ghee.ranks.task import RankTask
 from ghee.transfer.contract import Message
 from ghee.transfer.member import Member
 from ghee.transfer.reading import Numbers, read
-from ghee.transfer.wire import Instructions, Settings, Times, Welcome
+from ghee.transfer.wire import Instructions, Settings, Welcome
 from ghee.transfer.wire import Report as RankReport
 from ghee.waiting import CHECKPOINT_SECONDS, START_SECONDS, Wait, checkpoint_said, missing_said
 

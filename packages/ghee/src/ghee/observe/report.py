@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from ghee.observe.times import Times
 from ghee.pipeline import UNTIL_RETURN
 from ghee.protocol.ledger import Entry
 from ghee.resources import format_bytes
-from ghee.transfer.wire import Times
 
 RECENT_SECONDS = 10.0
 """What "now" is, for a stream whose rows per second change."""

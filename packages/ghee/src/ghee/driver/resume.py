@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ghee.checkpoints import Checkpoints
+from ghee.driver.journal import VERSION, Journal
+from ghee.driver.plan import Plan
 from ghee.errors import CheckpointError
 from ghee.io.contract import PartFile
-from ghee.journal import VERSION, Journal
-from ghee.plan import Plan
 from ghee.protocol.position import Position
+from ghee.ranks.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ghee.report import RankReport, StageReport
+from ghee.observe.report import RankReport, StageReport
 from ghee.resources import format_bytes
 
 MOST_ADVISED = 4

@@ -18,15 +18,15 @@ from typing import Any
 import cloudpickle
 
 from ghee import context, failure, forked, pickling
-from ghee.checkpoints import Checkpoints
 from ghee.codec import rows_of
 from ghee.errors import BatchError, CancelledError, TransactionError
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import End, StreamEnded
 from ghee.protocol.messages import BatchId
+from ghee.ranks.batches import Batches
+from ghee.ranks.checkpoints import Checkpoints
+from ghee.ranks.task import RankTask
 from ghee.resources import format_bytes
-from ghee.stream import Batches
-from ghee.task import RankTask
 from ghee.transfer.manager import TransferManager
 from ghee.transfer.member import Member
 from ghee.transfer.wire import Arrived

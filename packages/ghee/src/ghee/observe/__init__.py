@@ -1,0 +1,1 @@
+"""What a run tells about itself: report, what limits it, metrics, progress, timeline. Decides nothing."""
