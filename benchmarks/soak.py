@@ -2,7 +2,8 @@
 
 Two stages of map ranks feed a loop of two ranks, which makes checkpoints, and a sink of files; ranks of every stage are
 killed with SIGKILL at random moments, from their start to their end. Every run must end well with every row once in every
-epoch. (`--stages first second` kills ranks of these only.)
+epoch. (`--stages first second` kills ranks of these only; `--ordered` asks for source order, and counts what is out of it;
+`--load 1` has every rank take up to a second to load its task, so that batches come before it can take any.)
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,21 @@ import pyarrow.parquet as pq
 import ghee
 
 ROWS, FILES, EPOCHS = 20_000, 3, 2
+
+
+class Slow:
+    """A function that a rank needs up to so many seconds to load."""
+
+    def __init__(self, function: Callable[[Any], Any], seconds: float) -> None:
+        self.function, self.seconds = function, seconds
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        time.sleep(random.uniform(0, state["seconds"]))
+        vars(self).update(state)
+
+    def __call__(self, batch: Any) -> Any:
+        """What the function makes of it."""
+        return self.function(batch)
 
 
 def first(batch: Any) -> dict[str, Any]:
@@ -99,25 +116,55 @@ class Killer(threading.Thread):
         self.join()
 
 
-def one_run(folder: Path, out: str, stages: tuple[str, ...], kills: int, seed: int) -> tuple[int, int, int, int]:
-    """One run under fire: kills made, rows lost, rows seen twice, and how often the whole run was begun again."""
-    killer = Killer(stages, kills, seed)
+class Made(NamedTuple):
+    """What came of one run, or of all: rows that were lost, seen twice, out of order; how often a run was begun again."""
+
+    kills: int = 0
+    lost: int = 0
+    twice: int = 0
+    misplaced: int = 0
+    again: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.lost} rows lost, {self.twice} twice, {self.misplaced} out of order, "
+            f"begun again {self.again}"
+        )
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every row was seen once and in its order."""
+        return not (self.lost or self.twice or self.misplaced)
+
+
+def one_run(folder: Path, out: str, arguments: argparse.Namespace, kills: int, seed: int) -> Made:
+    """One run under fire."""
+    killer = Killer(tuple(arguments.stages), kills, seed)
     killer.start()
-    ready = ghee.read(str(folder), batch_size=500, epochs=EPOCHS).map(first, replicas=2).map(second, replicas=2)
-    pipeline = ghee.branches(ready.loop(loop, replicas=2, tail="pad"), ready.map(ids).write(out, mode="overwrite"))
+
+    def slow(function: Callable[[Any], Any]) -> Any:
+        return Slow(function, arguments.load) if arguments.load else function
+
+    ready = ghee.read(str(folder), batch_size=500, epochs=EPOCHS).map(slow(first), replicas=2, name="first")
+    ready = ready.map(slow(second), replicas=2, name="second")
+    trained = ready.loop(slow(loop), replicas=2, name="loop", tail="pad", ordered=arguments.ordered)
+    pipeline = ghee.branches(trained, ready.map(slow(ids), name="ids").write(out, mode="overwrite"))
     try:
         run = ghee.run(pipeline, retries=1000, progress=False)
     finally:
         killer.stop()
-    lost = twice = 0
+    lost = twice = misplaced = 0
     for epoch in range(EPOCHS):
-        seen = Counter(np.concatenate([rank[epoch] for rank in run.results["loop"]]).tolist())
+        by_rank = [rank[epoch] for rank in run.results["loop"]]
+        seen = Counter(np.concatenate(by_rank).tolist())
         lost += ROWS * FILES - len(seen)
         twice += sum(count - 1 for count in seen.values())
+        if arguments.ordered:
+            misplaced += sum(int((np.diff(of_rank) <= 0).sum()) for of_rank in by_rank)
     written = Counter(pq.read_table(out)["id"].to_pylist())
     lost += ROWS * FILES - len(written)
     twice += sum(abs(count - EPOCHS) for count in written.values())
-    return killer.kills, lost, twice, sum("begun again" in reason for reason in run.report.restarts)
+    return Made(killer.kills, lost, twice, misplaced, sum("begun again" in reason for reason in run.report.restarts))
 
 
 def main() -> int:
@@ -127,27 +174,26 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=12, help="kills in one run, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="+", default=["first", "second", "ids", "loop", "write"])
+    parser.add_argument("--ordered", action="store_true", help="the loop takes its batches in source order")
+    parser.add_argument("--load", type=float, default=0.0, help="seconds that a rank may need to load its task")
     arguments = parser.parse_args()
     os.environ["GHEE_SOAK"] = str(os.getpid())
-    total = [0, 0, 0, 0]
+    total = Made()
     runs = 0
     with tempfile.TemporaryDirectory() as name:
         for number in range(FILES):
             table = pa.table({"id": np.arange(number * ROWS, (number + 1) * ROWS)})
             Path(name, "in").mkdir(exist_ok=True)
             pq.write_table(table, Path(name, "in", f"{number}.parquet"), row_group_size=3000)
-        while total[0] < arguments.kills:
-            seed = arguments.seed + runs
-            kills = min(arguments.each, arguments.kills - total[0])
-            made = one_run(Path(name, "in"), f"{name}/out", tuple(arguments.stages), kills, seed)
-            total = [a + b for a, b in zip(total, made, strict=True)]
+        while total.kills < arguments.kills:
+            seed, began = arguments.seed + runs, time.monotonic()
+            kills = min(arguments.each, arguments.kills - total.kills)
+            made = one_run(Path(name, "in"), f"{name}/out", arguments, kills, seed)
+            total = Made(*(a + b for a, b in zip(total, made, strict=True)))
             runs += 1
-            print(
-                f"run {runs} (seed {seed}): {made[0]} kills, {made[1]} rows lost, {made[2]} twice, begun again {made[3]}",
-                flush=True,
-            )
-    print(f"{runs} runs, {total[0]} kills: {total[1]} rows lost, {total[2]} seen twice, begun again {total[3]} times")
-    return 1 if total[1] or total[2] else 0
+            print(f"run {runs} (seed {seed}, {time.monotonic() - began:.0f} s): {made}", flush=True)
+    print(f"{runs} runs: {total}")
+    return 0 if total.is_good else 1
 
 
 if __name__ == "__main__":

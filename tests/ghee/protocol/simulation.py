@@ -228,7 +228,7 @@ class Mapper(SimRank):
         self.waiting: m.Send | None = None
 
     def begin(self) -> None:
-        first = self.sim.coordinator.edges[self.rank.stage].first
+        first = self.sim.coordinator.edges[self.rank.stage].begins_with(self.rank)
         self.delivery: Delivery[m.Send] = Delivery(False, self.rules.ordered, first)
 
     def on(self, action: m.Action) -> None:
@@ -297,7 +297,7 @@ class Consumer(SimRank):
 
     def begin(self) -> None:
         gated = self.rules.kind == "loop" and self.rules.ranks > 1
-        first = self.sim.coordinator.edges[self.rank.stage].first
+        first = self.sim.coordinator.edges[self.rank.stage].begins_with(self.rank)
         self.delivery: Delivery[tuple[m.Send, int]] = Delivery(gated, self.rules.ordered, first)
 
     def ask(self, epoch: int) -> None:

@@ -15,6 +15,7 @@ from ghee.protocol import messages as m
 from ghee.protocol.edge import StageRules
 from ghee.protocol.messages import BatchId, RankId, Tail
 from ghee.protocol.position import Position
+from ghee.protocol.spans import Spans
 
 CASES = 40
 """Random cases of each kind; each runs two simulations to their end."""
@@ -109,7 +110,8 @@ def check_one(draw: random.Random, seed: int, shape: str, ordered: bool, crashes
 )
 @settings(max_examples=100, deadline=None)
 def test_a_position_survives_its_journal(epoch: int, splits: frozenset[int], roots: dict[int, dict[int, int]]) -> None:
-    position = Position(epoch, splits, roots, frozenset({(epoch, 40, 0, 1), (epoch, 40, 0, 2)}))
+    of_roots = {split: Spans(of) for split, of in roots.items()}
+    position = Position(epoch, splits, of_roots, frozenset({(epoch, 40, 0, 1), (epoch, 40, 0, 2)}))
     assert Position.from_json(json.loads(json.dumps(position.to_json()))) == position
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -113,7 +114,8 @@ class Driver:
         self._waiting: dict[RankId, list[Action]] = defaultdict(list)
         self._times: dict[RankId, Times] = {}
         self._times_of_dead: list[tuple[RankId, Times]] = []
-        self._balanced: set[tuple[int, int]] = set()
+        self._balanced: Counter[int] = Counter()
+        """How many epochs have balanced, by stage."""
         self._hosted: list[tuple[Member, threading.Thread]] = []
         self._cancelled = threading.Event()
         self._outcome: m.Finish | m.Fail | None = None
@@ -167,7 +169,7 @@ class Driver:
             self._coordinator = Coordinator(rules, self._source_rules(), self._retries, positions)
             self._scaling = Scaling(self.plan, self._coordinator, self.launcher.cores)
             edges = self._coordinator.edges
-            self._balanced.update((edge.rules.index, epoch) for edge in edges for epoch in range(edges[0].first))
+            self._balanced.update({edge.rules.index: edges[0].first for edge in edges})
             self._start_worlds(self._worlds())
             self._start_hosted()
             self._carry_out(self._coordinator.start())
@@ -277,13 +279,11 @@ class Driver:
     def _source_rules(self) -> SourceRules:
         if self._feed is not None:
             return SourceRules(self._feed.first, lambda epoch: (), [], {}, ended=False)
-        orders: dict[int, list[int]] = {}
+        numbers = {split.index: number for number, split in enumerate(self._splits)}
 
+        @functools.lru_cache(maxsize=3)  # an epoch and the next one overlap; all of many would fill the memory
         def order(epoch: int) -> Sequence[int]:
-            if epoch not in orders:
-                numbers = {split.index: number for number, split in enumerate(self._splits)}
-                orders[epoch] = [numbers[split.index] for split in self.plan.source.order(self._splits, epoch)]
-            return orders[epoch]
+            return [numbers[split.index] for split in self.plan.source.order(self._splits, epoch)]
 
         return SourceRules(self.plan.epochs, order, [split.rows for split in self._splits])
 
@@ -323,14 +323,14 @@ class Driver:
         finally:
             member.close()
 
-    def _settings_of(self, stage: PlannedStage) -> Settings:
+    def _settings_of(self, stage: PlannedStage, rank: RankId) -> Settings:
         return Settings(
             receivers=stage.children,
             room=self.plan.room(stage),
             credit=self.plan.credit_after(stage),
             gated=stage.kind == "loop" and stage.size > 1,
             ordered=stage.ordered,
-            epoch=self._coordinator.edges[stage.index].first,
+            epoch=self._coordinator.edges[stage.index].begins_with(rank),
             number=self._start.numbers.get(stage.index, 0),
             step=self._start.steps.get(stage.index, 0),
             trace=self._trace,
@@ -357,7 +357,7 @@ class Driver:
             if rank.stage not in self._tasks:
                 self._tasks[rank.stage] = pickling.dumps(self._task_of(stage))
             task = self._tasks[rank.stage]
-        self._endpoint.send(event.address, [pickle.dumps(Welcome(self._settings_of(stage))), task])
+        self._endpoint.send(event.address, [pickle.dumps(Welcome(self._settings_of(stage, rank))), task])
         for other in [rank, *self._waiting]:
             self._instruct(other, self._waiting.pop(other, []))
 
@@ -444,7 +444,7 @@ class Driver:
             if isinstance(action, m.EpochEnd) and self._feed is not None:
                 action = self._feed.with_commit(action)
             if isinstance(action, m.EpochBalanced):
-                self._balanced.add((action.stage, action.epoch))
+                self._balanced[action.stage] += 1
                 if self._feed is not None:
                     self._feed.balanced(action)
             elif isinstance(action, m.Finish | m.Fail):
@@ -630,6 +630,7 @@ class Driver:
         firsts = [t.first_batch for r, t in list(self._times.items()) if r.stage in ends and t.first_batch]
         edges = self._coordinator.edges
         expected = sum(edge.epochs for edge in edges if not edge.failed)
+        balanced = sum(self._balanced[edge.rules.index] for edge in edges if not edge.failed)
         failures = [
             f"{self.plan.stages[stage].name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             for stage, error in list(self.failures.items())
@@ -640,7 +641,7 @@ class Driver:
         return Report(
             self.run_id, ended - self._began, min(firsts) - self._began if firsts else None, self.plan.epochs,
             self._rows_read(),
-            sum(not edges[stage].failed for stage, _ in list(self._balanced)) == expected, stages, limit.said, advice,
+            balanced == expected, stages, limit.said, advice,
             list(self._restarts), failures, "" if limit.stage is None else stages[limit.stage].name,
             changes=list(self.changes), lag={} if self._feed is None else self._feed.lag(),
             oldest=None if self._feed is None else self._feed.oldest(), recent=self._recent.rate,

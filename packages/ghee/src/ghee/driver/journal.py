@@ -1,6 +1,6 @@
 """The journal of a run: what a later run needs to go on, one record a line, each with its checksum.
 
-    3f8a21c0 {"kind": "run", "version": 1, ...}
+    3f8a21c0 {"kind": "run", "version": 2, ...}
     99b0d1e7 {"kind": "checkpoint", "stage": "train", "number": 1, "position": {...}, ...}
 
 A record counts when its line is whole: what was cut off in mid-write is as if it had not been said. The driver holds a
@@ -19,7 +19,7 @@ from typing import Any
 
 from ghee.errors import CheckpointError
 
-VERSION = 1
+VERSION = 2
 """Of the records' meaning. A journal of another version is refused."""
 
 

@@ -22,6 +22,7 @@ from ghee.protocol.recovery import Recovery
 from ghee.protocol.share import Rounds
 from ghee.protocol.splits import Splits
 from ghee.protocol.stored import Stores
+from ghee.protocol.taken import Taken
 from ghee.protocol.worlds import Worlds
 
 RETRIES = 3
@@ -50,21 +51,19 @@ class Coordinator:
         self.edges = [Edge(stage, source, starts[stage.index].epoch, starts[stage.index]) for stage in stages]
         self.lineage = Lineage()
         first = starts[0]
-        self.splits = Splits(
-            source, lambda key: frozenset(self.lineage.finished.get(key, ())), first.epoch, first.splits
-        )  # fmt: skip
-        for split, roots in first.roots.items():
-            self.lineage.finished[first.epoch, split] = dict(roots)
+        self.splits = Splits(source, self.lineage.finished_of_split, first.epoch, first.splits)
+        self.lineage.finished[first.epoch] = Taken(first.splits, first.roots)
+        for roots in first.roots.values():
             entry = self.ledger.at(0, first.epoch)
-            entry.before_rows += sum(roots.values())
+            entry.before_rows += roots.rows
             entry.before_batches += len(roots)
         self.trackers = {
-            edge.rules.index: Tracker(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
+            edge.rules.index: Tracker(edge.ranks, self.lineage, starts[edge.rules.index])
             for edge in self.edges
             if edge.rules.kind == "loop" and not edge.rules.loops_before
         }
         self.stores = {
-            edge.rules.index: Stores(edge.ranks, self.lineage, self.splits.batches_of, starts[edge.rules.index])
+            edge.rules.index: Stores(edge.ranks, self.lineage, starts[edge.rules.index])
             for edge in self.edges
             if edge.rules.stores and not edge.rules.loops_before
         }
@@ -75,6 +74,7 @@ class Coordinator:
         self.first_failure: m.Fail | None = None
         self.finished = False
         self._tally: dict[tuple[RankId, int], int] = {}
+        self._over = first.epoch
         self._out: list[Action] = []
 
     def _starts(self, start: Mapping[int, Position]) -> list[Position]:
@@ -119,6 +119,7 @@ class Coordinator:
                 _HANDLERS[type(event)](self, event)
         if not self.finished:
             self._settle()
+            self._balance()
         out, self._out = self._out, []
         return out
 
@@ -224,6 +225,9 @@ class Coordinator:
             entry.expected_rows += event.rows if expected is None else expected
             for edge in self.edges[1:]:
                 edge.counted(key, event.batches)
+            self.lineage.finished_of(event.epoch).read(event.split, event.batches)
+            for follows in (*self.trackers.values(), *self.stores.values()):
+                follows.read(key, event.batches)
 
     def _on_gave_back(self, event: m.GaveBack) -> None:
         self.splits.gave_back(event)
@@ -246,12 +250,14 @@ class Coordinator:
         self._out.extend(self.recovery.recalled(event))
 
     def _on_consumed(self, event: m.Consumed) -> None:
-        batch = self._take_in(event.rank, event.id)
+        batch = self.edges[event.rank.stage].held[event.rank].get(event.id)
         if batch is not None:
             self._count(event.rank, event.id[0], batch.rows)
+            # First they follow it, for it may be the last of its root, which then is closed.
             self._track(event.rank, lambda tracker: tracker.taken(event.rank, event.id))
             if event.rank.stage in self.stores:
                 self.stores[event.rank.stage].taken(event.rank, event.id)
+            self._take_in(event.rank, event.id)
 
     def _on_stored(self, event: m.Stored) -> None:
         if event.rank.stage in self.stores:
@@ -313,39 +319,51 @@ class Coordinator:
             self._track(event.rank, lambda tracker: tracker.epoch_done(event.rank, event.epoch))
             if event.rank.stage in self.stores:
                 self._out.extend(self.stores[event.rank.stage].ended(event.rank, event.epoch))
-        done = edge.done.setdefault(event.epoch, set())
-        done.add(event.rank)
-        if len(done) == len(edge.ranks) and edge.is_consumer:
-            self._balance(event.epoch)
+            edge.done.setdefault(event.epoch, set()).add(event.rank)
+            self._balance()
 
-    def _balance(self, epoch: int) -> None:
-        """The epoch is over where batches end: by now nothing of it will be made again, so all stages must balance."""
-        edges = [edge for edge in self.edges if not edge.failed and epoch < edge.epochs]
-        if not all(edge.is_done(epoch) for edge in edges if edge.is_consumer):
-            return
-        for stage in (edge.rules.index for edge in edges):
+    def _balance(self) -> None:
+        """An epoch is over when every stage is done with it: nothing of it will be made again, so all stages must balance.
+
+        Where a rank has returned before its end there is nothing to balance. One after the other, they are forgotten.
+        """
+        while not self.finished:
+            epoch = self._over
+            edges = [edge for edge in self.edges if not edge.failed and epoch < edge.epochs]
+            if not edges or not all(edge.is_left(epoch) for edge in edges if edge.is_consumer):
+                return
+            if not all(edge.is_consumer or self._stage_ended(edge, epoch) for edge in edges):
+                return
+            if all(edge.is_done(epoch) for edge in edges if edge.is_consumer):
+                self._check_balance([edge.rules.index for edge in edges], epoch)
+            if not self.finished:
+                self._over += 1
+                self._forget(epoch)
+
+    def _check_balance(self, stages: SequenceOf[int], epoch: int) -> None:
+        for stage in stages:
             problems = self.ledger.problems(stage, epoch)
             if problems:
                 self._fail(Cause.LEDGER, f"epoch {epoch} does not balance at stage {stage}: {'; '.join(problems)}")
                 return
             self._out.append(m.EpochBalanced(stage, epoch))
-        self.lineage.forget(epoch)
-        if self.source.cuts is not None:
-            self._forget(epoch)
 
     def _forget(self, epoch: int) -> None:
-        """An endless source's epoch is over: its memory must not grow with their number."""
+        """The epoch is over: memory must not grow with their number."""
+        self.lineage.forget(epoch)
         self.splits.forget_epoch(epoch)
         self.source.owners.pop(epoch, None)
         self.ledger.fold(epoch)
         for edge in self.edges:
             edge.forget(epoch)
-            edge.restarts.clear()  # what a stream may survive is counted anew where it has got on
+            if self.source.cuts is not None:
+                edge.restarts.clear()  # what a stream may survive is counted anew where it has got on
 
     def _on_returned(self, event: m.Returned) -> None:
         edge = self.edges[event.rank.stage]
         edge.returned.add(event.rank)
         self._track(event.rank, lambda tracker: self._check_none_left(edge, tracker))
+        self._track(event.rank, Tracker.give_up)
         for name in list(edge.held[event.rank]):
             self._take_in(event.rank, name)
         self._left(edge)
@@ -393,10 +411,7 @@ class Coordinator:
             for name in list(edge.held[other]):
                 self._take_in(other, name)
         self._left(edge)
-        ends = [other for other in self.edges if other.is_consumer and not other.failed]
-        for epoch in sorted({epoch for other in ends for epoch in other.done}):  # no other can be over; there may be 10**9
-            if not self.finished:
-                self._balance(epoch)
+        self._balance()
 
     def _fail(self, cause: Cause, message: str) -> None:
         self.finished = True
@@ -447,9 +462,7 @@ class Coordinator:
         if edge.rules.kind == "map":
             busy = edge.open.get(epoch, 0) or edge.lost.get(epoch, 0) or any(name[0] == epoch for name in edge.late)
             return edge.epoch > epoch and not busy
-        done = edge.done.get(epoch, set())
-        enough = len(done) + len(edge.returned) >= len(edge.ranks)
-        return enough and all(rank in done or rank in edge.returned for rank in edge.ranks)
+        return edge.is_left(epoch)
 
     def _give_away(self, edge: Edge) -> None:
         while edge.late:

@@ -85,6 +85,8 @@ class Edge:
         self.taken = None if taken == Position() else taken
         self._source = source
         self._over = first
+        self._past = first
+        self._begins: dict[RankId, int] = {}
         self.ranks = [RankId(rules.index, index) for index in range(rules.ranks)]
         begin = rules.ranks if rules.begin is None else rules.begin * rules.world
         self.credit = Credit(self.ranks[:begin], rules.credit, rules.most)
@@ -141,17 +143,24 @@ class Edge:
         return self.ended and self._over == self.epochs
 
     def forget(self, epoch: int) -> None:
-        """An endless source's epoch is over at every consumer."""
+        """The epoch is over at every stage."""
         _ = self.complete  # moves on past the epochs that are over
-        for by_epoch in (self.given, self.missed, self.ready):
+        self._past = max(self._past, epoch + 1)
+        for by_epoch in (self.given, self.missed, self.ready, self.open, self.lost, self.done):
             by_epoch.pop(epoch, None)
         self.filled.discard(epoch)
-        for past in [past for past in self.done if past < self._over]:
-            del self.done[past]
 
     def is_done(self, epoch: int) -> bool:
         """Whether every rank has seen the epoch to its end."""
         return epoch < self._over or len(self.done.get(epoch, ())) == len(self.ranks)
+
+    def is_left(self, epoch: int) -> bool:
+        """Whether every rank has seen the epoch to its end, or has returned before."""
+        if self.is_done(epoch):
+            return True
+        done = self.done.get(epoch, set())
+        enough = len(done) + len(self.returned) >= len(self.ranks)
+        return enough and all(rank in done or rank in self.returned for rank in self.ranks)
 
     def rounds(self, epoch: int) -> Rounds:
         """The even share of an epoch that has not ended."""
@@ -169,7 +178,9 @@ class Edge:
 
     def counted(self, prefix: BatchId, children: int) -> None:
         """The number of children of a name has become known; matters where order does."""
-        if self.rules.ordered and self.epoch <= prefix[0]:
+        if self.is_consumer and self.abandoned:
+            self._sequences.clear()  # nothing is given away any more
+        elif self.rules.ordered and self.epoch <= prefix[0]:
             self._sequence(prefix[0]).counted(prefix, children)
 
     def _sequence(self, epoch: int) -> Sequence:
@@ -208,9 +219,15 @@ class Edge:
         first = rank.index - rank.index % self.rules.world
         return self.ranks[first : first + self.rules.world]
 
+    def begins_with(self, rank: RankId) -> int:
+        """The first epoch that the rank hears of."""
+        return self._begins.get(rank, self.first)
+
     def ends_so_far(self, rank: RankId) -> list[Action]:
-        """What a rank that joins late must hear: the ends of the epochs before, of which it had nothing."""
-        ends: list[Action] = [EpochEnd(rank, epoch, 0, 0) for epoch in range(self.first, self.told)]
+        """What a rank that joins late must hear: the ends of epochs that are not over everywhere; it had nothing of them."""
+        self._begins = {other: epoch for other, epoch in self._begins.items() if other.index != rank.index}
+        self._begins[rank] = self._past
+        ends: list[Action] = [EpochEnd(rank, epoch, 0, 0) for epoch in range(self._past, self.told)]
         return [*ends, StreamEnd(rank, self.epochs)] if self.told_end else ends
 
     def takers(self) -> list[RankId]:

@@ -2,15 +2,18 @@
 
 A *root* is a batch as it was read, named `(epoch, place of its split, place in the split)`. Every batch that functions
 make of it carries its name and one index more for each function. While anything of a root is under way, all its batches
-are known here; when the last has been consumed or dropped, the root is closed and only its number stays.
+are known here; when the last has been consumed or dropped, the root is closed and only its number stays, in a range.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from ghee.protocol.messages import BatchId, RankId
+from ghee.protocol.spans import Spans
+from ghee.protocol.taken import Taken
 
 
 class Status(Enum):
@@ -74,11 +77,15 @@ class Batch:
 
 @dataclass(slots=True)
 class Root:
-    """What came of one batch of the source. `finished`: the inputs that functions are done with; `open`: ways not DONE."""
+    """What came of one batch of the source, of so many `rows`.
+
+    `finished`: the inputs that functions are done with; `open`: ways not DONE.
+    """
 
     batches: dict[BatchId, Batch] = field(default_factory=dict)
     finished: set[BatchId] = field(default_factory=set)
     open: int = 0
+    rows: int = 0
 
     def lost(self) -> bool:
         """Whether something of it must be made again."""
@@ -90,8 +97,10 @@ class Lineage:
 
     def __init__(self) -> None:
         self.roots: dict[BatchId, Root] = {}
-        self.finished: dict[tuple[int, int], dict[int, int]] = {}
-        """By epoch and split: the roots that the first function is done with, with their rows."""
+        self.finished: dict[int, Taken] = {}
+        """By epoch: the roots that the first function is done with."""
+        self.watch: list[Callable[[BatchId, int], object]] = []
+        """Told of every root that is closed, and its rows."""
         self._over = 0
 
     def root_of(self, name: BatchId) -> Root:
@@ -106,12 +115,23 @@ class Lineage:
         """Whether everything that came of the root has been consumed or dropped."""
         if name[0] < self._over:
             return True
-        return name[:3] not in self.roots and name[2] in self.finished.get((name[0], name[1]), ())
+        taken = self.finished.get(name[0])
+        return taken is not None and name[:3] not in self.roots and taken.has(name[1], name[2])
+
+    def finished_of(self, epoch: int) -> Taken:
+        """The roots of an epoch that the first function is done with."""
+        if epoch not in self.finished:
+            self.finished[epoch] = Taken()
+        return self.finished[epoch]
+
+    def finished_of_split(self, key: tuple[int, int]) -> Spans:
+        """The same of a split that was not read to its end."""
+        return Spans(self.finished_of(key[0]).roots.get(key[1], ()))
 
     def forget(self, epoch: int) -> None:
         """The epoch is over at every consumer: nothing of it, and of those before it, is under way or ever will be."""
         self._over = max(self._over, epoch + 1)
-        self.finished = {key: roots for key, roots in self.finished.items() if key[0] >= self._over}
+        self.finished = {at: taken for at, taken in self.finished.items() if at >= self._over}
 
     def find(self, name: BatchId) -> Batch | None:
         """A batch that is under way."""
@@ -130,7 +150,8 @@ class Lineage:
         """A function is done with an input of `rows` rows (or, at the first stage, with a root)."""
         root.finished.add(name)
         if len(name) == 3:
-            self.finished.setdefault((name[0], name[1]), {})[name[2]] = rows
+            root.rows = rows
+            self.finished_of(name[0]).add(name[1], name[2], rows)
 
     def close_if_over(self, key: BatchId) -> None:
         """Forget a root when nothing of it is under way."""
@@ -138,3 +159,6 @@ class Lineage:
         # What a loop made has no root that is ever finished: it goes as soon as it was taken in.
         if root is not None and root.open == 0 and (key in root.finished or key[1] < 0):
             del self.roots[key]
+            if key in root.finished:
+                for follow in self.watch:
+                    follow(key, root.rows)

@@ -7,6 +7,7 @@ lost with its rank is made again under the same name, so it can never be counted
 
 from __future__ import annotations
 
+from collections.abc import Set
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -222,7 +223,7 @@ class Read(NamedTuple):
     rank: RankId
     epoch: int
     split: int
-    skip: frozenset[int] = frozenset()
+    skip: Set[int] = frozenset()
     only: frozenset[int] | None = None
     redo: bool = False
     now: bool = False

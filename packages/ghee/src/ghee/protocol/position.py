@@ -7,12 +7,14 @@ same at all ranks, and what they have taken by then is known by name (the names 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ghee.protocol.lineage import Lineage
 from ghee.protocol.messages import BatchId, RankId
+from ghee.protocol.spans import Spans
+from ghee.protocol.taken import Taken
 
 
 class Step(NamedTuple):
@@ -31,8 +33,8 @@ class Position:
     """
 
     epoch: int = 0
-    splits: frozenset[int] = frozenset()
-    roots: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    splits: Set[int] = frozenset()
+    roots: Mapping[int, Spans] = field(default_factory=dict)
     batches: frozenset[BatchId] = frozenset()
 
     def has_root(self, root: BatchId) -> bool:
@@ -52,20 +54,20 @@ class Position:
         if first.epoch < second.epoch:
             return Position(first.epoch, first.splits, first.roots)
         roots = {
-            split: {q: r for q, r in of.items() if second.has_root((first.epoch, split, q))}
+            split: of if split in second.splits else of.common(second.roots.get(split, Spans()))
             for split, of in first.roots.items()
         }
         for split, of in second.roots.items():
             if split in first.splits:
-                roots[split] = dict(of)
+                roots[split] = of
         return Position(first.epoch, first.splits & second.splits, {split: of for split, of in roots.items() if of})
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the journal: splits as ranges, so that its size does not grow with the epoch."""
+        """As it stands in the journal: by ranges, so that its size does not grow with the epoch."""
         return {
             "epoch": self.epoch,
-            "splits": _ranges(self.splits),
-            "roots": {str(split): {str(seq): rows for seq, rows in of.items()} for split, of in self.roots.items()},
+            "splits": [[first, last] for first, last, _ in Spans(self.splits).spans],
+            "roots": {str(split): [list(span) for span in of.spans] for split, of in self.roots.items()},
             "batches": sorted(list(name) for name in self.batches),
         }
 
@@ -74,20 +76,10 @@ class Position:
         """The inverse of `to_json`."""
         return Position(
             data["epoch"],
-            frozenset(number for first, last in data["splits"] for number in range(first, last + 1)),
-            {int(split): {int(seq): rows for seq, rows in of.items()} for split, of in data["roots"].items()},
+            Spans.of((first, last, 0) for first, last in data["splits"]),
+            {int(split): Spans.of((first, last, rows) for first, last, rows in of) for split, of in data["roots"].items()},
             frozenset(tuple(name) for name in data["batches"]),
         )
-
-
-def _ranges(numbers: Iterable[int]) -> list[list[int]]:
-    found: list[list[int]] = []
-    for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return found
 
 
 class Uneven(Exception):
@@ -97,20 +89,12 @@ class Uneven(Exception):
 class Tracker:
     """Follows what the ranks of one loop take.
 
-    Names are kept for a round until every rank has taken its batch of it, then only while their root is under way: the
-    memory does not grow with the epoch, and nothing is kept twice where no checkpoint is ever asked for.
+    Names are kept for a round until every rank has taken its batch of it, then only while their root is under way; of
+    the roots that are over, ranges are kept: the memory does not grow with the epoch.
     """
 
-    def __init__(
-        self,
-        ranks: Iterable[RankId],
-        lineage: Lineage,
-        batches_of: Callable[[tuple[int, int]], int | None],
-        start: Position,
-    ) -> None:
-        """`batches_of((epoch, split))` is the number of batches of a split, once it was read."""
+    def __init__(self, ranks: Iterable[RankId], lineage: Lineage, start: Position) -> None:
         self._ranks = tuple(ranks)
-        self._lineage, self._batches_of = lineage, batches_of
         self._start = start
         self._epoch = start.epoch
         self._at: dict[RankId, Step] = dict.fromkeys(self._ranks, Step(start.epoch, 0))
@@ -118,13 +102,18 @@ class Tracker:
         self._rounds: dict[Step, list[BatchId]] = {}
         self._open: Counter[BatchId] = Counter()
         self._batches: dict[BatchId, set[BatchId]] = {}
-        self._whole: set[int] = set()
-        self._prune_at = 1024
+        self._rows: dict[BatchId, int] = {}
+        """Of roots that are closed, while a batch of theirs lies in a round that is not folded."""
+        self._taken = {start.epoch: Taken(start.splits, start.roots)}
+        self._is_given_up = False
         self._asked: dict[RankId, tuple[int, Step]] = {}
         self._steps = 0
+        lineage.watch.append(self._closed)
 
     def taken(self, rank: RankId, name: BatchId) -> None:
         """The rank is done with a batch. Raises Uneven if it has passed a step at which others made a checkpoint."""
+        if self._is_given_up:
+            return
         if len(self._ranks) == 1:  # no other rank to wait for
             self._keep(name)
             return
@@ -155,9 +144,19 @@ class Tracker:
         epoch = min(self._ranks_in)
         if epoch > self._epoch and not self._asked:
             self._fold(Step(epoch, 0))
-            self._epoch = epoch
-            self._batches.clear()
-            self._whole.clear()
+            self._begin(epoch)
+
+    def _begin(self, epoch: int) -> None:
+        """Everything of the epochs before was taken."""
+        self._epoch = epoch
+        self._batches.clear()
+        self._taken = {later: taken for later, taken in self._taken.items() if later >= epoch}
+
+    def give_up(self) -> None:
+        """A rank has returned: there will be no further position, and nothing more is to be kept for one."""
+        self._is_given_up = True
+        for kept in (self._rounds, self._open, self._batches, self._rows, self._taken):
+            kept.clear()
 
     @property
     def is_asked(self) -> bool:
@@ -222,44 +221,52 @@ class Tracker:
         """Nobody can ask for a position before `upto` any more."""
         for at in [at for at in self._rounds if at <= upto]:
             for name in self._rounds.pop(at):
-                root = name[:3]
-                self._open[root] -= 1
-                if not self._open[root]:
-                    del self._open[root]
-                self._keep(name)
+                self._settled(name)
+
+    def _settled(self, name: BatchId) -> None:
+        """The batch is before whatever position can be asked for; once its root is over, that is kept in mind instead."""
+        root = name[:3]
+        self._keep(name)
+        self._open[root] -= 1
+        if not self._open[root]:
+            del self._open[root]
+            if root in self._rows:
+                self._over(root, self._rows.pop(root))
 
     def _keep(self, name: BatchId) -> None:
-        """The batch is before whatever position can be asked for; once its root is over, that is kept in mind instead."""
         self._batches.setdefault(name[:3], set()).add(name)
-        if len(self._batches) > self._prune_at:
-            self._batches = {root: names for root, names in self._batches.items() if not self._is_over(root)}
-            self._prune_at = 1024 + 2 * len(self._batches)
 
-    def _is_over(self, root: BatchId) -> bool:
-        """Whether everything that came of the root was taken in the rounds that are folded."""
-        return root not in self._open and self._lineage.is_closed(root)
+    def read(self, split: tuple[int, int], batches: int) -> None:
+        """A split was read to its end, and has so many batches."""
+        if split[0] >= self._epoch and not self._is_given_up:
+            self._taken_of(split[0]).read(split[1], batches)
+
+    def _closed(self, root: BatchId, rows: int) -> None:
+        """Everything that came of a root of so many rows was consumed or dropped, everywhere."""
+        if root in self._open:
+            self._rows[root] = rows
+        else:
+            self._over(root, rows)
+
+    def _over(self, root: BatchId, rows: int) -> None:
+        """Everything that came of the root was taken in the rounds that are folded."""
+        self._batches.pop(root, None)
+        if root[0] >= self._epoch and not self._is_given_up:
+            self._taken_of(root[0]).add(root[1], root[2], rows)
+
+    def _taken_of(self, epoch: int) -> Taken:
+        if epoch not in self._taken:
+            self._taken[epoch] = Taken()
+        return self._taken[epoch]
 
     def _position(self) -> Position:
-        epoch = self._epoch
-        start = self._start if self._start.epoch == epoch else Position(epoch)
-        roots = {split: dict(of) for split, of in start.roots.items()}
-        for (at, split), of in self._lineage.finished.items():
-            if split in self._whole:
-                roots.pop(split, None)
-            if at != epoch or split in self._whole or split in start.splits:
-                continue
-            over = {seq: rows for seq, rows in of.items() if self._is_over((epoch, split, seq))}
-            if len(over) == self._batches_of((epoch, split)):
-                self._whole.add(split)
-                roots.pop(split, None)
-            elif over:
-                roots.setdefault(split, {}).update(over)
-        splits = start.splits | self._whole
-        taken = [name for names in self._batches.values() for name in names]
-        position = Position(epoch, frozenset(splits), roots)
+        epoch, taken = self._epoch, self._taken_of(self._epoch)
+        names = [name for names in self._batches.values() for name in names]
+        if self._start.epoch == epoch:
+            names += self._start.batches
         return Position(
-            epoch, position.splits, roots,
-            frozenset(name for name in (*start.batches, *taken) if name[0] == epoch and not position.has_root(name)),
+            epoch, Spans(taken.splits), {split: Spans(of) for split, of in taken.roots.items()},
+            frozenset(name for name in names if name[0] == epoch and not taken.has(*name[1:3])),
         )  # fmt: skip
 
 

@@ -95,8 +95,6 @@ class Recovery:
         edge.ranks[dead.index] = born
         edge.credit.remove(dead)
         edge.returned.discard(dead)
-        for done in edge.done.values():
-            done.discard(dead)
         self._splits.bury(dead)
         actions: list[Action] = []
         if dead in edge.leaving:

@@ -19,9 +19,6 @@ class Sequence:
         """`depth` is the number of functions that the batches have passed through; `taken` is passed over."""
         self._counts: dict[BatchId, int] = {(epoch,): splits}
         self._taken = taken or Position()
-        if taken is not None:
-            self._counts |= {(epoch, split): 0 for split in taken.splits}
-            self._counts |= {(epoch, split, seq): 0 for split, of in taken.roots.items() for seq in of}
         self._next: list[int] = [epoch, 0, 0] + [0] * depth
 
     def counted(self, prefix: BatchId, children: int) -> None:
@@ -49,9 +46,16 @@ class Sequence:
     def _pass_over(self) -> bool:
         for level in range(len(self._next) - 1, 1, -1):
             prefix = tuple(self._next[:level])
-            if prefix in self._counts and self._next[level] >= self._counts[prefix]:
-                del self._counts[prefix]
+            children = 0 if self._was_taken(prefix) else self._counts.get(prefix)
+            if children is not None and self._next[level] >= children:
+                self._counts.pop(prefix, None)
                 self._next[level - 1] += 1
                 self._next[level:] = [0] * (len(self._next) - level)
                 return True
         return False
+
+    def _was_taken(self, prefix: BatchId) -> bool:
+        """Whether a split, or a root of a split that is not taken as a whole, is to be passed over."""
+        if len(prefix) == 2:
+            return prefix[1] in self._taken.splits
+        return len(prefix) == 3 and prefix[2] in self._taken.roots.get(prefix[1], ())

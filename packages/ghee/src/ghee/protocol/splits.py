@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence, Set
 
 from ghee.protocol.edge import SourceRules
 from ghee.protocol.messages import GaveBack, GiveBack, RankId, Read, SplitDone
+from ghee.protocol.spans import Spans
 
 SplitKey = tuple[int, int]
 """Epoch, and the split's place in the epoch's order."""
@@ -18,9 +19,9 @@ class Splits:
     def __init__(
         self,
         source: SourceRules,
-        finished: Callable[[SplitKey], frozenset[int]],
+        finished: Callable[[SplitKey], Set[int]],
         first: int = 0,
-        taken: frozenset[int] = frozenset(),
+        taken: Set[int] = frozenset(),
     ) -> None:
         """`finished(key)` gives the batches of a split that the first function is done with.
 
@@ -32,30 +33,27 @@ class Splits:
         self._leaving: set[RankId] = set()
         self._first, self._taken = first, taken
         self._epoch = min(first, source.epochs - 1)  # of an endless source, what comes first may not have been cut yet
-        here = range(source.splits(first)) if first < source.epochs else ()
-        self._left: deque[int] = deque(place for place in here if place not in taken)
+        self._begin(self._epoch if first < source.epochs else None)
         self._whole: dict[RankId, list[SplitKey]] = {}
         self._begun: dict[SplitKey, None] = {}
         self._again: dict[SplitKey, set[int]] = {}
         self._some: dict[RankId, list[tuple[SplitKey, frozenset[int]]]] = {}
         self._turn = 0
-        self.done: set[SplitKey] = set()
-        self.done_of_epoch: Counter[int] = Counter({first: len(taken)})
-        self._batches: dict[SplitKey, int] = {}
+        self._over = 0
+        self.done: dict[int, Spans] = {first: Spans(taken)}
 
     @property
     def are_handed_out(self) -> bool:
         """Whether no split is left of what is known of the source."""
-        return not self._left and not self._begun and self._epoch + 1 >= self.source.epochs
+        return not self._untouched and not self._begun and self._epoch + 1 >= self.source.epochs
 
     def forget_epoch(self, epoch: int) -> None:
-        """An endless source's epoch is over at every consumer: nothing of it will be asked for."""
-        assert self.source.cuts is not None
-        self._epoch = max(self._epoch, epoch)  # of which nothing was handed out where an earlier run had taken it all
-        self.source.cuts.pop(epoch, None)
-        self.done_of_epoch.pop(epoch, None)
-        self.done = {key for key in self.done if key[0] != epoch}
-        self._batches = {key: count for key, count in self._batches.items() if key[0] != epoch}
+        """The epoch, and those before it, are over at every consumer: nothing of them will be asked for."""
+        self._over = max(self._over, epoch + 1)
+        self.done = {at: done for at, done in self.done.items() if at >= self._over}
+        if self.source.cuts is not None:
+            self._epoch = max(self._epoch, epoch)  # of which nothing was handed out where an earlier run had taken it all
+            self.source.cuts.pop(epoch, None)
 
     def rows(self, key: SplitKey) -> int | None:
         """The rows that the split has according to its metadata."""
@@ -63,13 +61,9 @@ class Splits:
             return None
         return self.source.rows[self.source.order(key[0])[key[1]]]
 
-    def batches_of(self, key: SplitKey) -> int | None:
-        """How many batches a split has, once it was read."""
-        return self._batches.get(key)
-
     def is_over(self, epoch: int) -> bool:
         """Whether every split of the epoch was read, and nothing is to be read again."""
-        if epoch >= self._first and self.done_of_epoch[epoch] < self.source.splits(epoch):
+        if epoch >= max(self._first, self._over) and len(self.done.get(epoch, ())) < self.source.splits(epoch):
             return False
         pending = (*self._again, *(key for reads in self._some.values() for key, _ in reads))
         return all(key[0] != epoch for key in pending)
@@ -78,7 +72,7 @@ class Splits:
     def left(self) -> int:
         """How many splits no rank has been given yet, in all epochs."""
         epochs = max(0, self.source.epochs - 1 - self._epoch)
-        return len(self._left) + len(self._begun) + epochs * len(self.source.rows)
+        return self._untouched + len(self._begun) + epochs * len(self.source.rows)
 
     @property
     def epoch(self) -> int:
@@ -115,8 +109,11 @@ class Splits:
 
     def _put_back(self, rank: RankId, key: SplitKey) -> None:
         self._whole[rank].remove(key)
-        if key not in self.done:
+        if not self._is_done(key):
             self._begun[key] = None
+
+    def _is_done(self, key: SplitKey) -> bool:
+        return key[0] < self._over or key[1] in self.done.get(key[0], ())
 
     def read_again(self, root: tuple[int, ...]) -> None:
         """A batch of the source is to be made again."""
@@ -131,11 +128,9 @@ class Splits:
             return False
         if key in self._whole.get(event.rank, ()):
             self._whole[event.rank].remove(key)
-        new = key not in self.done
+        new = not self._is_done(key)
         if new:
-            self.done.add(key)
-            self._batches[key] = event.batches
-            self.done_of_epoch[key[0]] += 1
+            self.done.setdefault(key[0], Spans()).add(key[1])
         return new
 
     def bury(self, dead: RankId) -> None:
@@ -185,10 +180,23 @@ class Splits:
     def _next(self) -> SplitKey | None:
         if self._begun:
             return min(self._begun)
-        while not self._left:
+        while not self._untouched:
             if self._epoch + 1 >= self.source.epochs or not self.source.splits(self._epoch + 1):
                 return None
             self._epoch += 1
-            taken = self._taken if self._epoch == self._first else ()  # of an endless source it is cut only now
-            self._left.extend(place for place in range(self.source.splits(self._epoch)) if place not in taken)
-        return self._epoch, self._left.popleft()
+            self._begin(self._epoch)
+        while self._skips(self._place):
+            self._place += 1
+        self._untouched -= 1
+        self._place += 1
+        return self._epoch, self._place - 1
+
+    def _begin(self, epoch: int | None) -> None:
+        """Hand out the splits of an epoch from the first on; None: there is none yet."""
+        self._place = 0
+        self._untouched = 0 if epoch is None else self.source.splits(epoch)
+        if epoch == self._first and self._untouched:  # of an endless source the first epoch may be cut after it began
+            self._untouched -= len(self._taken)
+
+    def _skips(self, place: int) -> bool:
+        return self._epoch == self._first and place in self._taken

@@ -7,7 +7,7 @@ a sink end an epoch at their own time: what one has stored of a later epoch wait
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from ghee.protocol.lineage import Lineage
@@ -18,14 +18,8 @@ from ghee.protocol.position import Position, Tracker
 class Stores(Tracker):
     """Follows what the ranks of one sink store. Names are kept until they are stored, then as a tracker keeps them."""
 
-    def __init__(
-        self,
-        ranks: Iterable[RankId],
-        lineage: Lineage,
-        batches_of: Callable[[tuple[int, int]], int | None],
-        start: Position,
-    ) -> None:
-        super().__init__(ranks, lineage, batches_of, start)
+    def __init__(self, ranks: Iterable[RankId], lineage: Lineage, start: Position) -> None:
+        super().__init__(ranks, lineage, start)
         self._unstored: dict[RankId, list[BatchId]] = {rank: [] for rank in self._ranks}
         self._early: deque[tuple[Stored, list[BatchId]]] = deque()
         self._done = dict.fromkeys(self._ranks, start.epoch)
@@ -51,9 +45,7 @@ class Stores(Tracker):
         self._done[rank] = epoch + 1
         if min(self._done.values()) == self._epoch:
             return []
-        self._epoch += 1
-        self._batches.clear()
-        self._whole.clear()
+        self._begin(self._epoch + 1)
         now, self._early = self._early, deque()
         parts: list[Any] = []
         for event, names in now:
@@ -66,8 +58,4 @@ class Stores(Tracker):
 
     def _settle(self, names: list[BatchId]) -> None:
         for name in names:
-            root = name[:3]
-            self._open[root] -= 1
-            if not self._open[root]:
-                del self._open[root]
-            self._keep(name)
+            self._settled(name)
