@@ -103,7 +103,7 @@ def test_a_timeline_shows_every_batch_at_every_rank(on, tmp_path):
 
 
 def test_a_timeline_is_cut_off_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(ghee.trace, "MOST_EVENTS", 60)
+    monkeypatch.setattr(ghee.observe.trace, "MOST_EVENTS", 60)
     handle = ghee.run(ghee.read(numbers()).loop(train), on="inline", progress=False, trace=tmp_path / "t.json")
     events = read_trace(tmp_path / "t.json")
     for pid in {event["pid"] for event in events}:
