@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ghee.io import open_source
+from ghee.io.opening import open_source
 
 BATCH = 4096
 

@@ -27,7 +27,7 @@ def test_numbers_share_memory() -> None:
 _READ_AND_WRITE = """
 import sys
 import numpy as np
-from ghee.io import open_sink, open_source
+from ghee.io.opening import open_sink, open_source
 sink = open_sink(sys.argv[1])
 sink.prepare()
 writer = sink.writer(0)

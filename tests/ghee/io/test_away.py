@@ -11,8 +11,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from ghee.errors import SinkError
-from ghee.io import open_sink, open_source
 from ghee.io.location import Place
+from ghee.io.opening import open_sink, open_source
 from ghee.io.stores import patience
 
 CHANGES = ("move", "delete_file", "delete_dir", "create_dir", "open_output_stream")

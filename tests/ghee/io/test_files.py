@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghee.errors import PipelineError, SchemaError, SourceCorruptError, SourceError, SourceNotFoundError
-from ghee.io import Source, open_source
+from ghee.io.contract import Source
+from ghee.io.opening import open_source
 
 FORMATS = ["parquet", "csv", "tsv", "jsonl", "arrow"]
 
@@ -446,7 +447,7 @@ def test_fsspec_urls(tmp_path: Path) -> None:
 _AS_NOBODY = """
 import os, sys
 from ghee.errors import SourceError
-from ghee.io import open_source
+from ghee.io.opening import open_source
 os.setgid(65534); os.setuid(65534)  # after the imports: they may lie where nobody may read
 for path in sys.argv[1:]:
     try:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from ghee.errors import PipelineError
-from ghee.io import open_source
+from ghee.io.opening import open_source
 
 
 def read(source: Any, epoch: int = 0) -> list[Any]:

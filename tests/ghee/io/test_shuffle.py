@@ -14,7 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from ghee.io import Source, open_source
+from ghee.io.contract import Source
+from ghee.io.opening import open_source
 
 CLASSES, ROWS = 10, 20_000
 

@@ -25,8 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghee.errors import BatchError, PipelineError, SinkError, SinkExistsError
-from ghee.io import PartFile, Sink, open_sink, open_source
+from ghee.io.contract import PartFile, Sink
 from ghee.io.manifest import read_manifest
+from ghee.io.opening import open_sink, open_source
 from ghee.io.sinks import files as sink_files
 from ghee.io.sinks.writer import FileWriter
 
@@ -328,7 +329,7 @@ def test_two_runs_at_once_the_second_of_two_fresh_ones_fails_at_its_publish(tmp_
 _KILLED = """
 import os, pickle, signal, sys
 import numpy as np
-from ghee.io import open_sink
+from ghee.io.opening import open_sink
 from ghee.io.sinks import files, staging
 
 class Dying:
@@ -529,7 +530,9 @@ def test_parts_that_are_closed_together_hold_whole_batches(tmp_path: Path) -> No
 
 def test_dead_stagings_are_removed_and_living_ones_are_not(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    code = "import sys; from ghee.io import open_sink; s = open_sink(sys.argv[1]); s.prepare(); import os; os._exit(1)"
+    code = (
+        "import sys; from ghee.io.opening import open_sink; s = open_sink(sys.argv[1]); s.prepare(); import os; os._exit(1)"
+    )
     subprocess.run([sys.executable, "-c", code, str(target)], check=False)
     (dead,) = target.glob("_staging-*")
     alive = open_sink(target)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghee.io import open_source
 from ghee.io.formats import csv as csv_format
 from ghee.io.formats.csv import header_end, last_record_end, record_starts
+from ghee.io.opening import open_source
 
 WORDS = st.text(st.sampled_from('ab",\n\r\t ü'), max_size=8)
 ROWS = st.lists(st.tuples(WORDS, WORDS), max_size=30)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from ghee.io import open_sink, open_source
+from ghee.io.opening import open_sink, open_source
 from servers.contract import running
 from servers.hdfs import HaHdfs
 

@@ -15,7 +15,7 @@ from stores import Store
 import ghee
 from ghee.driver.journal import parse
 from ghee.entry import home
-from ghee.io import open_sink, open_source
+from ghee.io.opening import open_sink, open_source
 from ghee.io.sinks import files
 
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from stores import Store
 
-from ghee.io import open_sink, open_source
 from ghee.io.location import Place
+from ghee.io.opening import open_sink, open_source
 from ghee.io.stores import patience
 
 ROWS = 4000

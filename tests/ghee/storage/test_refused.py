@@ -12,8 +12,8 @@ import pytest
 from stores import Store
 
 from ghee.errors import SinkError, SinkExistsError, SourceError
-from ghee.io import open_sink, open_source
 from ghee.io.manifest import read_manifest
+from ghee.io.opening import open_sink, open_source
 from ghee.io.sinks import files
 from servers.contract import free_port
 

@@ -17,7 +17,7 @@ from stores import Store, parquet
 
 import ghee
 from ghee.errors import SchemaError, SourceCorruptError, SourceError, SourceNotFoundError
-from ghee.io import open_sink, open_source
+from ghee.io.opening import open_sink, open_source
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
 

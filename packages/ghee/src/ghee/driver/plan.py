@@ -106,7 +106,7 @@ class Plan:
 
 def make_plan(pipeline: Pipeline) -> Plan:
     """Check the pipeline whole and plan it. Raises PipelineError, PickleError, SourceError and SinkError."""
-    from ghee.io import open_sink, open_source
+    from ghee.io.opening import open_sink, open_source
 
     if not isinstance(pipeline, Pipeline):
         raise PipelineError(f"expected a pipeline (ghee.read(...)...), got {pipeline!r}")

@@ -4,8 +4,3 @@ Here live storage, file formats, schemas and batches as files know them. No rank
 split where, and in which order batches arrive, is the business of the rest of ghee. The filesystems are pyarrow's
 (and fsspec's, through pyarrow); formats are pyarrow's too.
 """
-
-from ghee.io.contract import PartFile, Sink, Source, Split, Writer
-from ghee.io.opening import open_sink, open_source
-
-__all__ = ["PartFile", "Sink", "Source", "Split", "Writer", "open_sink", "open_source"]

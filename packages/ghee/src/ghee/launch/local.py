@@ -30,6 +30,7 @@ from ghee.errors import MachineError
 from ghee.install import how_to_install
 from ghee.io.stores.patience import say
 from ghee.launch.belonging import Guard, end_marked, environment, kill_marked, mark
+from ghee.launch.bootstrap import Bootstrap, make_store
 from ghee.launch.contract import Death, World
 from ghee.launch.memory import oom_kills
 from ghee.launch.mpi import kill_below, parent_of, unlink
@@ -37,8 +38,6 @@ from ghee.launch.output import Output
 from ghee.protocol.messages import Cause, RankId
 from ghee.resources import format_bytes
 from ghee.transfer.contract import Endpoint, Store
-from ghee.transfer.frames import FrameStore
-from ghee.transfer.shm import SharedStore
 from ghee.transfer.zeromq import Keys, ZmqEndpoint
 
 MPICH_SHARED_MEMORY = 2 << 20
@@ -107,18 +106,6 @@ def remove_left() -> None:
                 shutil.rmtree(path.parent, ignore_errors=True)
             finally:
                 os.close(lock)
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """What a rank's process needs to join; it lies in the run's folder, readable for this user only."""
-
-    driver: str
-    driver_pid: int
-    keys: Keys
-    folder: str
-    path: list[str]
-    carrier: str
 
 
 @dataclass
@@ -423,11 +410,6 @@ def _text(path: Path) -> str | None:
 def shared_memory_free() -> int:
     """Bytes that are free in /dev/shm."""
     return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
-
-
-def make_store(carrier: str) -> Store:
-    """The store of a carrier: "shm" or "tcp"."""
-    return SharedStore() if carrier == "shm" else FrameStore()
 
 
 def _how_it_ended(code: int | None, log: str | None, *, has_joined: bool) -> tuple[Cause, str]:

@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
-from ghee.launch.local import Bootstrap, make_store
+from ghee.launch.bootstrap import Bootstrap, make_store
 from ghee.launch.mpi import UnlinkAfterImport
 from ghee.protocol.messages import RankId
 from ghee.ranks.runner import run_rank
