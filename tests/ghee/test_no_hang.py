@@ -208,7 +208,10 @@ if "ghee.launch.process" in " ".join(sys.orig_argv):
 def hanging(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A driver whose ranks hang at their start."""
     (tmp_path / "sitecustomize.py").write_text(HANGING)
-    script = "import ghee; from ghee.driver import driver\ndriver.START_SECONDS = 0.5; ghee.run(ghee.read([1]).map(abs).loop(list))"
+    script = (
+        "import ghee; from ghee.driver import driver; driver.START_SECONDS = 0.5; "
+        "ghee.run(ghee.read([1]).map(abs).loop(list))"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(tmp_path)}, stderr=subprocess.PIPE, text=True
     ) as process:
