@@ -26,7 +26,8 @@ def test_every_public_name_is_there() -> None:
 @pytest.mark.parametrize("first", ["ghee.entry", "ghee.cli", "ghee.driver.driver", "ghee.launch.process", "ghee.remote"])
 def test_no_module_takes_the_place_of_a_public_name(first: str) -> None:
     """Importing a module of the package binds its name in the package, whoever imports it, and whenever."""
-    script = f"import {first}, ghee, types\nprint([n for n in ghee.__all__ if isinstance(getattr(ghee, n), types.ModuleType)])"
+    look = "print([n for n in ghee.__all__ if isinstance(getattr(ghee, n), types.ModuleType)])"
+    script = f"import {first}, ghee, types; {look}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['errors']"
 
