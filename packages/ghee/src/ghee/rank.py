@@ -390,7 +390,7 @@ def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> objec
                 manager.trace.worked(began, step.id, step.rows)
             if stores:  # what came before this batch
                 tell_stored(step.id[0], writer.stored())
-            manager.tell(m.Consumed(manager.rank, step.id))
+            manager.tell(*(m.Consumed(manager.rank, name) for name in step.names))
             batches, rows = batches + 1, rows + step.rows
         return writer.close()
     except BaseException:
