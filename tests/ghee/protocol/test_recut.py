@@ -195,15 +195,23 @@ def test_what_a_sink_has_stored_is_not_given_to_it_again() -> None:
     assert stored > CASES // 2
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 5), max_size=4), st.integers(2, 3), st.integers(0, 4), st.integers(0, 2**32))
-def test_a_rank_that_leaves_early_does_not_stop_the_others(splits: list[int], loops: int, after: int, seed: int) -> None:
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), max_size=4), st.integers(2, 3), st.integers(0, 2), st.integers(0, 4), st.booleans(),
+    st.integers(0, 2**32),
+)  # fmt: skip
+def test_a_rank_that_leaves_early_does_not_stop_the_others(
+    splits: list[int], loops: int, leaving: int, after: int, ordered: bool, seed: int
+) -> None:
+    """Also not by batches that were on their way to it, for which the others would wait."""
     sizes = random.Random(seed).choices(range(12), k=97)
     for rebatch in (None, 8):
         stages = [
-            StageRules(0, "read", None, 2), StageRules(1, "loop", 0, loops, SIZE, depth=1, world=loops, rebatch=rebatch)
-        ]  # fmt: skip
-        plan = Plan(stages, splits, 2, leaves={RankId(1, 0): after}, sizes=lambda name: sizes[hash(name) % 97])
+            StageRules(0, "read", None, 2, ordered=ordered),
+            StageRules(1, "loop", 0, loops, SIZE, ordered=ordered, depth=1, world=loops, rebatch=rebatch),
+        ]
+        leaves = {RankId(1, min(leaving, loops - 1)): after}
+        plan = Plan(stages, splits, 2, leaves=leaves, sizes=lambda name: sizes[hash(name) % 97])
         sim = Simulation(plan, seed)
         assert isinstance(sim.run(), m.Finish), sim.outcome
 
