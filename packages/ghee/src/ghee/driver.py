@@ -151,6 +151,8 @@ class Driver:
             if not self.plan.endless:
                 self._fix_source()
                 self._splits = self.plan.source.splits()
+                if hasattr(self.plan.source, "lay_down") and self.launcher.cores is not None:  # all ranks see the folder
+                    self.plan.source.lay_down(self.folder)
                 if not self._splits and self.plan.epochs >= UNTIL_RETURN:
                     raise SourceError(_NOTHING)
             self._write_beginning()
@@ -187,6 +189,8 @@ class Driver:
                 if hasattr(self, "_endpoint"):
                     ending.callback(self._endpoint.close)
                 ending.callback(self.launcher.close)
+                if hasattr(self.plan.source, "pick_up"):
+                    ending.callback(self.plan.source.pick_up)
                 if self._feed is not None:
                     ending.callback(self._feed.close)
 

@@ -243,6 +243,7 @@ def read(
     shuffle: int | None = None,
     shuffle_buffer: int | None = None,
     limit: int | None = None,
+    drop_last: bool = False,
     format: str | None = None,
     filesystem: Any = None,
     schema: Any = None,
@@ -259,10 +260,14 @@ def read(
     memory: int | str | None = None,
     image: str | None = None,
 ) -> Pipeline:
-    """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, or any Python iterable.
+    """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, a table, or any iterable.
+
+    A table is one of pyarrow, pandas, polars (whatever gives an Arrow stream) or a dict of numpy arrays, and is cut like
+    files; an iterable gives batches as they are.
 
     `batch_size` is in rows: of every batch but an epoch's last where rows are known before they are read (Parquet and Arrow
-    files without a filter, and with `limit`); else of every batch but the last of a split. `epochs` passes are made;
+    files without a filter, and with `limit`); else of every batch but the last of a split. With `drop_last` an epoch's
+    short batch is read and not given to anything, and the report counts its rows as dropped. `epochs` passes are made;
     None goes on until the loops return, for training by steps.
     `shuffle` is a seed: in each epoch pieces of all files are mixed anew, and rows within `shuffle_buffer` rows (65536 or
     16 batches, but at most 256 MiB), which each reading rank holds; what comes out does not depend on the number of ranks.
@@ -284,10 +289,13 @@ def read(
     ]
     if problems:
         raise PipelineError("; ".join(problems))
+    if not isinstance(drop_last, bool):
+        raise PipelineError(f"read(drop_last={drop_last!r}): allowed are True and False")
     resources = parse_resources(replicas=1 if replicas is None else replicas, cpus=cpus, memory=memory, image=image)
     options = {
         "columns": columns, "filter": filter, "batch_size": batch_size, "shuffle": shuffle,
-        "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem, "schema": schema,
+        "shuffle_buffer": shuffle_buffer, "limit": limit, "drop_last": drop_last or None,
+        "format": format, "filesystem": filesystem, "schema": schema,
         "storage_options": storage_options, "patience": patience,
         "start": start, "until": until, "group": group, "decode": decode, "poison": poison, "settings": settings,
     }  # fmt: skip

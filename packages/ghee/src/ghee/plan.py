@@ -260,7 +260,8 @@ def _loops_before(stage: Stage) -> int:
 
 
 def _check_pickles(stage: PlannedStage) -> None:
-    for what, value in (("function", stage.function), ("source or target", stage.payload)):
+    payload = None if hasattr(stage.payload, "lay_down") else stage.payload  # a table pickles, and may be large
+    for what, value in (("function", stage.function), ("source or target", payload)):
         try:
             pickling.dumps(value)
         except Exception as error:
