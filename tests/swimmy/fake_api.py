@@ -24,10 +24,18 @@ class Request(BaseHTTPRequestHandler):
     server: FakeApi
 
     def do_GET(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         split = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(split.query).items()}
         self.server.asked.append(self.query)
         self.server.script(self)
+
+    do_POST = do_PATCH = do_DELETE = do_GET
+
+    def cut(self) -> None:
+        """Ends the connection without a word."""
+        self.close_connection = True
+        self.connection.close()
 
     def reply(self, status: int, body: Any, **headers: str) -> None:
         data = json.dumps(body).encode()

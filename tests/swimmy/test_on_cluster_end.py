@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from typing import Any
@@ -116,6 +117,40 @@ def test_the_api_server_dies_and_its_history_with_it_and_the_run_does_not_notice
             let_go(kube, handle.id, each.replica)
         assert handle.result(60) == [40, 40]
         assert any(event.entry["kind"] == "watch" and event.entry["trouble"] for event in handle.events)
+
+
+@pytest.mark.alone
+def test_the_api_server_is_away_for_longer_than_the_lease_and_the_run_goes_on(place: Any, kube: Any) -> None:
+    """Its client reaches the leader through the API server alone, and cannot renew the lease."""
+    pods = place.pods(replicas=2, lease=8, silence=8)
+    with swimmy.submit(_work_or_wait, pods=pods, mpi=swimmy.mpi(1), cluster=place.cluster, reach="forward") as handle:
+        lines = handle.logs()
+        assert [next(lines).text for _ in range(2)] == ["at work"] * 2
+        kube.kill("kube-apiserver")
+        threading.Event().wait(20)  # so long it is away: the thing that is tested, nothing is waited for
+        assert handle.state == "running"
+        kube.start("kube-apiserver")
+        kube.wait_for_api()
+        for name in ("kube-controller-manager", "kube-scheduler"):  # their own pauses have become long meanwhile
+            kube.kill(name)
+            kube.start(name)
+        for each in handle.pods():
+            let_go(kube, handle.id, each.replica)
+        assert len(handle.result(90)) == 2
+        assert any(event.entry["kind"] == "watch" and event.entry["trouble"] for event in handle.events)
+
+
+@pytest.mark.alone
+def test_a_run_is_submitted_while_the_api_server_starts(place: Any, kube: Any) -> None:
+    place.cluster.version()  # it is known
+    kube.kill("kube-apiserver")
+    with swimmy.submit(
+        lambda: 7, pods=place.pods(), mpi=swimmy.mpi(1, kind="none"), cluster=place.cluster, reach="direct"
+    ) as handle:
+        kube.wait_until("a first try", lambda: place.cluster.requests["create Job"] and not handle.pods())
+        kube.start("kube-apiserver")
+        kube.wait_for_api()
+        assert handle.result(90) == [7]
 
 
 def test_a_map_pod_that_dies_comes_back_alone(place: Any, kube: Any) -> None:

@@ -69,9 +69,10 @@ class SpecError(SwimmyError, ValueError):
 
 
 class ClusterUnreachable(SwimmyError):
-    """The API server does not answer."""
+    """The API server does not answer, or is too busy to. ``retry_after``: seconds that it asks to wait."""
 
     retryable = True
+    retry_after: float | None = None
 
 
 class PermissionMissing(SwimmyError):
@@ -184,3 +185,9 @@ class RunGone(SwimmyError):
 
 class Cancelled(SwimmyError):
     """The run was cancelled."""
+
+
+def shortly(error: BaseException) -> str:
+    """What another library's error says, in one line."""
+    reason = getattr(error, "reason", None) or error
+    return str(reason).splitlines()[0][:300] if str(reason) else type(error).__name__

@@ -16,13 +16,18 @@ import cloudpickle
 from swimmy import errors
 from swimmy.channel import Caller, Loop, Waker, new_context
 from swimmy.explain import STRONG, explained
-from swimmy.kubernetes import Forward, NotFound
+from swimmy.forward import Forward
+from swimmy.kubernetes import NotFound
 from swimmy.objects import Objects
+from swimmy.patience import AWAY
 from swimmy.protocol import CHUNK, PORT, Header, differences, facts
 from swimmy.reasons import Finding, Table, refined
 from swimmy.record import Access, Record, Spec
 
 _FOLLOW_WAIT = 2.0  # seconds that the leader may hold back an answer when there is nothing to tell
+_AGAIN = _FOLLOW_WAIT + 3  # seconds after which a request that had no answer is sent once more
+_HELLO_AGAIN = 2.0  # the same, of the first: the agent may have begun to listen since
+_LAST = 15.0  # seconds in which a run that has ended tries to delete its objects; what is left then ends by itself
 _EVENT_PAUSES = (
     0.0,
     5.0,
@@ -79,7 +84,8 @@ class Follower:
     def run(self) -> None:
         code, reason = 1, "the client gave up"
         try:
-            self._go()
+            with self.cluster.patience(None, lambda: self._end is not None):
+                self._go()
             code, reason = 0, "done"
         except errors.SwimmyError as error:
             self.record.error = error
@@ -121,6 +127,7 @@ class Follower:
         if self._end == "leave":
             raise _Left
         now = time.monotonic()
+        self.objects.tend(now)
         self._read_events(now)
         self._check_pods(now)
 
@@ -163,7 +170,7 @@ class Follower:
         if finding.error is errors.Deleted:
             try:
                 job = self.cluster.get_job(self.spec.run)
-            except NotFound:
+            except (NotFound, errors.ClusterUnreachable):
                 job = None
             finding = refined(finding, job, self.spec.pods)
         wants_log = issubclass(finding.error, errors.AgentError | errors.RankFailed)
@@ -186,25 +193,36 @@ class Follower:
         )
 
     def _call(
-        self, header: Header, body: bytes = b"", *, limit: float | None = None, again: float | None = None
+        self, header: Header, body: bytes = b"", *, limit: float | None = None, again: float | None = _AGAIN
     ) -> tuple[Header, bytes]:
-        """One request to the leader; ``again`` repeats it (a request that may be repeated) while no answer comes."""
+        """One request to the leader; ``again`` repeats it while no answer comes: what it was sent by may have been cut."""
         assert self._caller is not None
         got: list[tuple[Header, bytes]] = []
-        limit = self.spec.pods.silence if limit is None else limit
-        began = sent = time.monotonic()
+        limit = self._silence() if limit is None else limit
+        began = sent = now = time.monotonic()
+        away = 0.0
         self._caller.call(header, body, lambda *answer: got.append(answer))
         while not got:
             self._turn(0.5)
-            now = time.monotonic()
+            passed, now = time.monotonic() - now, time.monotonic()
             if again is not None and now - sent > again and not got:
                 sent = now
                 self._caller.call(header, body, lambda *answer: got.append(answer))
+            if not self.spec.direct and self._trouble is not None and away < AWAY:
+                began, away = began + passed, away + passed  # the way to the leader leads through the API server
             if now - began > limit and not got and self._finding is None:
-                raise self._silent(now - began)
+                if self.spec.direct or away >= AWAY or self.cluster.is_reachable():
+                    raise self._silent(now - began)
+                began, away = now, away + limit
         if "error" in got[0][0]:
             raise errors.LaunchError(f"the agent of run {self.spec.run} refused {header['op']}: {got[0][0]['error']}")
         return got[0]
+
+    def _silence(self) -> float:
+        """Seconds after which a leader that does not answer is given up. What lies between is more often the cause than
+        the leader where it is reached through the API server; the run goes on by itself until the lease is over.
+        """
+        return self.spec.pods.silence if self.spec.direct else max(self.spec.pods.silence, self.spec.pods.lease)
 
     def _silent(self, seconds: float) -> errors.SwimmyError:
         leader = self.table.current().get(0)
@@ -237,7 +255,7 @@ class Follower:
             address = self._forward.address
         self._caller = Caller(self._context, access.client, access.server, address)
         self._loop.watch(self._caller.socket, self._caller.receive)
-        hello, _ = self._call({"op": "hello"}, limit=self.spec.pods.start_timeout, again=2.0)
+        hello, _ = self._call({"op": "hello"}, limit=self.spec.pods.start_timeout, again=_HELLO_AGAIN)
         different = differences(facts(), hello["facts"])
         if different:
             raise errors.VersionMismatch(
@@ -275,7 +293,7 @@ class Follower:
     def _follow(self, access: Access) -> None:
         while True:
             request = {"op": "follow", "after": self._after, "wait": min(_FOLLOW_WAIT, self.spec.pods.lease / 4)}
-            header, body = self._call(request, again=_FOLLOW_WAIT + 3)
+            header, body = self._call(request)
             for entry in json.loads(body):
                 self._after = entry.pop("seq")
                 self._take(entry)
@@ -318,7 +336,7 @@ class Follower:
             self._peers = self._addresses()
             self._lead(access)
         else:
-            self._call({"op": "peers", "peers": new})
+            self._call({"op": "peers", "peers": new}, again=None)
 
     def _explain(self, entry: dict[str, Any]) -> errors.SwimmyError:
         """The leader's reason, or what the cluster says where that is the cause of it."""
@@ -358,7 +376,8 @@ class Follower:
             stays = self._end == "leave"
             if not stays and self._caller is not None:
                 self._caller.call({"op": "stop", "code": code, "reason": reason})
-            self.objects.leave(self.pod, delete=not stays)
+            with self.cluster.patience(_LAST):
+                self.objects.leave(self.pod, delete=not stays)
         except errors.SwimmyError as error:
             # The agents' lease and the Job's time to live end what could not be ended here.
             self.record.note(kind="cleanup", trouble=str(error))

@@ -7,13 +7,14 @@ it needs by path: the generated classes cost seconds to import. Every request is
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-import select
-import socket
 import threading
+import time
+import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import urllib3.exceptions
@@ -21,17 +22,20 @@ from kubernetes import client
 from kubernetes import config as kube_config
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream import ws_client
-from websocket import WebSocketException
 from yaml import YAMLError
 
-from swimmy.errors import ClusterUnreachable, PermissionMissing, QuotaExceeded, SpecError, SwimmyError
+from swimmy.errors import ClusterUnreachable, PermissionMissing, QuotaExceeded, SpecError, SwimmyError, shortly
+from swimmy.forward import Forward
 from swimmy.manifests import RUN_LABEL, Manifest
+from swimmy.patience import AWAY, BUSY, UNMET, Patience
 from swimmy.watch import Gone, Unavailable
 
 # The server sends a bookmark about once a minute: a stream that is silent for longer is dead.
 _SILENT = 90.0
 _TIMEOUT = (5, 30)
-_FORWARD_PAUSE = 0.3
+_SLICE = 0.25  # seconds after which a thread that waits for the next try looks whether it is still wanted
+_CREATION = "swimmy.dev/creation"
+"""Names the request that made an object: when its answer is lost, the object tells whose it is."""
 _PLURAL = {
     "Job": ("/apis/batch/v1", "jobs"),
     "Secret": ("/api/v1", "secrets"),
@@ -44,21 +48,46 @@ class NotFound(SwimmyError):
     """The object is not there."""
 
 
+class AlreadyExists(SpecError):
+    """There is an object of that name. ``repeated``: an earlier try of the same request may have made it."""
+
+    repeated = False
+
+
 class Cluster:
     """A namespace of a cluster, reached as kubectl would reach it.
 
     ``kubeconfig`` is a path (default: ``$KUBECONFIG``, ``~/.kube/config``, or the Pod's own service account inside a
     cluster), ``context`` and ``namespace`` default to what it says. ``requests`` counts what was sent, by verb and kind.
+
+    A request that the API server does not answer, or answers with "too many requests", is made again for five minutes (ten
+    seconds where that server has never answered); then it raises ClusterUnreachable. ``with cluster.patience(...)`` says
+    otherwise for the calling thread.
     """
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None) -> None:
-        config: Any = kube_config  # it ships no types
-        settings = client.Configuration()
-        self.inside = False
+        self._configure = functools.partial(self._configuration, kubeconfig, context)
+        settings, found, self.inside = self._configure()
+        settings.retries = False  # which of them may be repeated, and for how long, is said here
+        self.namespace = namespace or found
+        self.server = settings.host
+        self.requests: Counter[str] = Counter()
+        self._met = False
+        self._mine = threading.local()
+        self._settings = settings
+        new_client: Any = client.ApiClient
+        self._client = new_client(settings)
+
+    def _configuration(self, kubeconfig: str | None, context: str | None) -> tuple[Any, str, bool]:
+        """The client's settings, the namespace that they name, and whether this is a Pod of the cluster."""
+        config: Any = kube_config  # it ships no types, and its generated classes are not all typed
+        new_settings: Any = client.Configuration
+        settings = new_settings()
+        inside = False
         try:
             if kubeconfig is None and context is None and not os.environ.get("KUBECONFIG") and _in_cluster():
                 config.load_incluster_config(client_configuration=settings)
-                self.inside = True
+                inside = True
                 found = _service_account_namespace()
             else:
                 paths = [] if kubeconfig is None else kubeconfig.split(os.pathsep)
@@ -77,14 +106,31 @@ class Cluster:
         except (YAMLError, TypeError, AttributeError, KeyError) as error:  # the client takes any file for a kubeconfig
             where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
             raise ClusterUnreachable(
-                f"{where} is no kubeconfig ({_shortly(error)}); `kubectl config view` says what it holds"
+                f"{where} is no kubeconfig ({shortly(error)}); `kubectl config view` says what it holds"
             ) from None
-        settings.retries = False
-        self.namespace = namespace or found
-        self.server = settings.host
-        self.requests: Counter[str] = Counter()
-        self._settings = settings
-        self._client: Any = client.ApiClient(settings)
+        return settings, found, inside
+
+    def _renew_token(self) -> bool:
+        """Whether the kubeconfig holds another token by now: a token file is renewed on disk."""
+        try:
+            settings, _, _ = self._configure()
+        except SwimmyError:
+            return False
+        # The client's own hook would put back the token that it was made with.
+        self._settings.refresh_api_key_hook = settings.refresh_api_key_hook
+        renewed = settings.api_key != self._settings.api_key
+        self._settings.api_key = settings.api_key
+        return bool(renewed)
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float | None, is_over: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """In this thread a request is made again for so long (0: once; None: as ever), and only until ``is_over()``."""
+        before = getattr(self._mine, "patience", (None, lambda: False))
+        self._mine.patience = seconds, is_over
+        try:
+            yield
+        finally:
+            self._mine.patience = before
 
     @staticmethod
     def _context(kubeconfig: str | None, name: str) -> dict[str, Any]:
@@ -118,19 +164,43 @@ class Cluster:
         kind: str = "application/json",
         timeout: tuple[float, float] = _TIMEOUT,
     ) -> Any:
-        """The raw response; raises SwimmyError's children, in words, for everything that is not a success."""
-        self.requests[what] += 1
-        arguments = self._serialized(method, path, query, body, kind)
-        try:
-            response = self._client.call_api(*arguments, _request_timeout=timeout)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ClusterUnreachable(
-                f"the API server {self.server} does not answer ({_shortly(error)}); is the cluster up, and the "
-                "context the right one?"
-            ) from None
-        if response.status >= 400:
-            raise self._refusal(what, response)
-        return response
+        """The raw response; raises SwimmyError's children, in words, for everything that is not a success.
+
+        Asks again while the server is away or busy. AlreadyExists after such a failure may be this request's own work.
+        """
+        seconds, is_over = getattr(self._mine, "patience", (None, lambda: False))
+        failures, since, renewed = 0, 0.0, False
+        while True:
+            response = None
+            self.requests[what] += 1
+            try:
+                response = self._client.call_api(
+                    *self._serialized(method, path, query, body, kind), _request_timeout=timeout
+                )
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                refusal: SwimmyError = ClusterUnreachable(
+                    f"the API server {self.server} does not answer ({shortly(error)}); is the cluster up, and the "
+                    "context the right one?"
+                )
+            else:
+                self._met = True
+                if response.status < 400:
+                    return response
+                refusal = self._refusal(what, response)
+                if response.status == 401 and not renewed and self._renew_token():
+                    renewed = True
+                    continue
+                if response.status not in BUSY:
+                    if isinstance(refusal, AlreadyExists):
+                        refusal.repeated = failures > 0
+                    raise refusal
+            now = time.monotonic()
+            since = since if failures else now
+            failures += 1
+            patience = Patience(seconds if seconds is not None else AWAY if self._met else UNMET, is_over)
+            wait = patience.next_pause(now - since, failures, _retry_after(response))
+            if wait is None or not _waited(wait, is_over):
+                raise refusal
 
     def _refusal(self, what: str, response: Any) -> SwimmyError:
         text = response.read().decode(errors="replace")
@@ -147,6 +217,8 @@ class Cluster:
             )
         if response.status == 404:
             return NotFound(f"{what}: {message}")
+        if response.status == 409 and "already exists" in message:
+            return AlreadyExists(f"{what} {where}: {message}", reason="409")
         if response.status == 410:
             return SwimmyError(message, reason="Gone")
         if response.status == 401:
@@ -164,10 +236,12 @@ class Cluster:
             return PermissionMissing(
                 f"{what} {where} is not allowed: {message}. `swimmy rbac` prints the Role that allows it", reason=what
             )
-        if response.status in (429, 500, 502, 503, 504):
-            return ClusterUnreachable(
+        if response.status in BUSY:
+            busy = ClusterUnreachable(
                 f"{what}: the API server answers {response.status}: {message}", reason=str(response.status)
             )
+            busy.retry_after = _retry_after(response)
+            return busy
         return SpecError(f"{what} {where}: the API server refuses it: {message}", reason=str(response.status))
 
     def _json(self, *arguments: Any, **named: Any) -> Any:
@@ -180,8 +254,20 @@ class Cluster:
     # -- objects --------------------------------------------------------------------------------------------------
 
     def create(self, manifest: Manifest) -> Manifest:
-        kind = manifest["kind"]
-        answer: Manifest = self._json(f"create {kind}", "POST", self._path(kind), body=manifest)
+        """The object as it was created, exactly once: also where the answer to the first try is lost."""
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        own = uuid.uuid4().hex
+        body = {**manifest, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), _CREATION: own}}}
+        try:
+            answer: Manifest = self._json(f"create {kind}", "POST", self._path(kind), body=body)
+        except AlreadyExists as error:
+            if not error.repeated:
+                raise
+            if kind != "Job":  # a client may not read Secrets; they are named by their Job, which there is one of
+                return body
+            answer = self.get_job(metadata["name"])
+            if answer["metadata"].get("annotations", {}).get(_CREATION) != own:
+                raise
         return answer
 
     def get_job(self, name: str) -> Manifest:
@@ -218,9 +304,10 @@ class Cluster:
         return sorted(found, key=lambda each: each.get("lastTimestamp") or each.get("eventTime") or "")
 
     def pod_log(self, name: str, lines: int = 50) -> list[str]:
-        """The last lines of a container that was there; empty where the node no longer has them."""
+        """The last lines of a container that was there; empty where nobody gives them (any more)."""
         try:
-            response = self._send("read log", "GET", f"{self._path('Pod', name)}/log", {"tailLines": lines})
+            with self.patience(0):
+                response = self._send("read log", "GET", f"{self._path('Pod', name)}/log", {"tailLines": lines})
         except SwimmyError:
             return []
         return str(response.read().decode(errors="replace")).splitlines()
@@ -243,6 +330,15 @@ class Cluster:
             return list(self._json("list Nodes", "GET", "/api/v1/nodes")["items"])
         except PermissionMissing:
             return None
+
+    def is_reachable(self) -> bool:
+        """Whether the API server answers at this moment."""
+        try:
+            with self.patience(0):
+                self.version()
+        except SwimmyError:
+            return False
+        return True
 
     def version(self) -> str:
         return str(self._json("get version", "GET", "/version")["gitVersion"])
@@ -276,7 +372,7 @@ class PodSource:
         self._stopped = threading.Event()
 
     def list(self) -> tuple[list[Manifest], str]:
-        with _as_unavailable():
+        with _as_unavailable(), self._cluster.patience(0):  # who watches has pauses of its own
             return self._cluster.list_pods(self._run)
 
     @contextlib.contextmanager
@@ -289,12 +385,13 @@ class PodSource:
             "timeoutSeconds": "3600",
         }
         with _as_unavailable():
-            path = self._cluster._path("Pod")
-            response = self._cluster._send("watch Pods", "GET", path, query, timeout=(5, _SILENT)).response
+            with self._cluster.patience(0):
+                path = self._cluster._path("Pod")
+                response = self._cluster._send("watch Pods", "GET", path, query, timeout=(5, _SILENT)).response
             self._response = response
             if self._stopped.is_set():
                 response.close()
-                return
+                raise Unavailable("it was stopped")
             try:
                 yield _lines(response)
             finally:
@@ -321,92 +418,30 @@ def _as_unavailable() -> Iterator[None]:
     try:
         yield
     except ClusterUnreachable as error:
-        raise Unavailable(error.message) from None
+        raise Unavailable(error.message, error.retry_after) from None
     except SwimmyError as error:
         if error.reason == "Gone":
             raise Gone from None
         raise
     except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
         # The last two are what urllib3 and ssl raise for a stream that another thread has shut.
-        raise Unavailable(f"the watch broke ({_shortly(error)})") from None
+        raise Unavailable(f"the watch broke ({shortly(error)})") from None
 
 
-class Forward:
-    """Listens on a port of the loopback interface and carries each connection to the Pod through the API server.
-
-    Anybody on this machine can connect to it, and gets no further than anybody in the cluster would: the agent asks for a
-    key.
-    """
-
-    def __init__(self, cluster: Cluster, pod: str, port: int) -> None:
-        self._cluster, self._pod, self._port = cluster, pod, port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.trouble: str | None = None
-        self._closed = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._accept, name=f"forward to {pod}", daemon=True)
-        self._thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:  # closed
-                return
-            try:
-                with connection:
-                    carried = not self._closed and self._carry(connection)
-            except (WebSocketException, OSError) as error:
-                self.trouble, carried = _shortly(error), False
-            # The agent may not listen yet; each try is a request, so the next one waits (and ends the wait when closed).
-            if not carried and self._ended.wait(_FORWARD_PAUSE):
-                return
-
-    def _carry(self, connection: socket.socket) -> bool:
-        """Carries bytes until either end closes; whether any came from the Pod."""
-        far = self._cluster.open_forward(self._pod, self._port)
-        carried = False
-        greeted: set[int] = set()  # each channel begins with the port's number
-        try:
-            while not self._closed:
-                if not far.sock.pending() and not select.select([connection, far.sock], [], [], 0.5)[0]:
-                    continue
-                if far.sock.pending() or select.select([far.sock], [], [], 0)[0]:
-                    data = far.recv()
-                    if not data:
-                        return carried
-                    channel, data = data[0], data[1:]
-                    if channel not in greeted:
-                        greeted.add(channel)
-                    elif channel == 1:
-                        self.trouble = data.decode(errors="replace").strip()
-                        return carried
-                    else:
-                        connection.sendall(data)
-                        carried = True
-                if select.select([connection], [], [], 0)[0]:
-                    data = connection.recv(256 * 1024)
-                    if not data:
-                        return carried
-                    far.send_binary(b"\0" + data)
-            return carried
-        finally:
-            far.close(timeout=1)
-            far.shutdown()  # close() does nothing after the other end's close, and leaves the socket open
-
-    def close(self) -> None:
-        self._closed = True
-        self._ended.set()
-        with contextlib.suppress(OSError), socket.create_connection(self._listener.getsockname(), timeout=1):
-            pass  # wakes the thread that waits for a connection
-        self._listener.close()
-        self._thread.join()
+def _retry_after(response: Any) -> float | None:
+    """Seconds that the server asks to wait, where it does."""
+    asked = None if response is None else response.headers.get("Retry-After")
+    return float(asked) if asked is not None and asked.isdecimal() else None
 
 
-def _shortly(error: BaseException) -> str:
-    reason = getattr(error, "reason", None) or error
-    return str(reason).splitlines()[0][:300] if str(reason) else type(error).__name__
+def _waited(seconds: float, is_over: Callable[[], bool]) -> bool:
+    """Whether the time has passed before it was over."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if is_over():
+            return False
+        time.sleep(min(_SLICE, left))
+    return not is_over()
 
 
 def _in_cluster() -> bool:

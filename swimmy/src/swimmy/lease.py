@@ -13,6 +13,11 @@ class Lease:
     def renew(self, now: float) -> None:
         self._renewed = max(self._renewed, now)
 
+    def extend(self, seconds: float, now: float) -> None:
+        """It runs out in so many seconds, if it would sooner."""
+        if self.seconds is not None:
+            self._renewed = max(self._renewed, now + seconds - self.seconds)
+
     def left(self, now: float) -> float:
         """Seconds until it runs out; infinite where it never does."""
         if self.seconds is None:

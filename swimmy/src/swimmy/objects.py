@@ -6,6 +6,7 @@ one, so that the requests to the API server do not grow with the Pods.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from swimmy import errors, manifests
 from swimmy.channel import Keys
 from swimmy.kubernetes import Cluster, PodSource
 from swimmy.manifests import Manifest, Owner
+from swimmy.patience import pause
 from swimmy.record import Access, Ahead, Spec
 from swimmy.spec import Pods
 from swimmy.watch import ListWatch
@@ -41,6 +43,8 @@ class Objects:
         self._stopping = threading.Event()
         self._events: tuple[float, list[Manifest]] | None = None
         self._deadline_due = False
+        self._deadline_failures = 0
+        self._deadline_next = 0.0
 
     def join(self, pod: int | None, changed: Changed, trouble: Callable[[str | None], None]) -> None:
         """Follow one Pod of the Job by its index, or all of them; before anybody calls `create`. Both are called from the
@@ -132,10 +136,13 @@ class Objects:
                 told(trouble)
 
     def events(self) -> list[Manifest]:
-        """What the cluster said about the run."""
+        """What the cluster said about the run, as far as it can be had: they explain, and nothing hangs on them."""
         with self._lock:
             if self._events is None or time.monotonic() - self._events[0] > _EVENTS_LAST:
-                self._events = (time.monotonic(), self.cluster.list_events(self.spec.run))
+                found = [] if self._events is None else self._events[1]
+                with contextlib.suppress(errors.ClusterUnreachable), self.cluster.patience(0):
+                    found = self.cluster.list_events(self.spec.run)
+                self._events = (time.monotonic(), found)
             return self._events[1]
 
     # -- the end --------------------------------------------------------------------------------------------------
@@ -145,15 +152,22 @@ class Objects:
         with self._lock:
             self._deadline_due = True
             self._waiting.discard(pod)
-            due = self._take_deadline()
-        if due:
-            self._set_deadline()
+        self.tend(time.monotonic())
 
-    def _take_deadline(self) -> bool:
-        due = self._deadline_due and not self._waiting
-        if due:
+    def tend(self, now: float) -> None:
+        """Lift the Job's time limit, once that is due. Never waits: the run is at work, and its agents are to be heard."""
+        with self._lock:
+            if not self._deadline_due or self._waiting or now < self._deadline_next:
+                return
             self._deadline_due = False
-        return due
+        try:
+            with self.cluster.patience(0):
+                self._set_deadline()
+        except errors.ClusterUnreachable as away:
+            with self._lock:
+                self._deadline_due = True
+                self._deadline_failures += 1
+                self._deadline_next = now + pause(self._deadline_failures, away.retry_after)
 
     def _set_deadline(self) -> None:
         deadline = self.spec.pods.deadline
@@ -166,10 +180,7 @@ class Objects:
                 return
             self._waiting.discard(pod)
             last = not self._followers
-            due = not last and self._take_deadline()
         try:
-            if due:
-                self._set_deadline()
             if last and delete and self._created:
                 self.cluster.delete_job(self.spec.run)
         finally:

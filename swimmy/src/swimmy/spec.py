@@ -78,10 +78,10 @@ class Pods:
     none unless given. ``gpus`` counts devices of ``gpu_resource``. ``patch`` is merged into the Pod's spec as a
     strategic merge patch would be, after everything else. ``start_timeout`` seconds may pass until every agent answers,
     ``schedule_timeout`` while a Pod fits on no machine; ``deadline`` seconds until the run is ended whatever it does;
-    within ``lease`` seconds after its client's death the agents end; an agent that does not answer for ``silence``
-    seconds is given up. A detached run that has ended waits ``keep`` seconds for somebody to fetch its result.
-    ``grace`` seconds lie between SIGTERM and SIGKILL for the ranks. ``restarts`` is how often a Pod that failed comes
-    back (only with ``mpi(world="pod")``).
+    within ``lease`` seconds after its client's death the agents end (later where they cannot reach the API server, at
+    most five minutes); an agent that does not answer for ``silence`` seconds is given up. A detached run that has
+    ended waits ``keep`` seconds for somebody to fetch its result. ``grace`` seconds lie between SIGTERM and SIGKILL
+    for the ranks. ``restarts`` is how often a Pod that failed comes back (only with ``mpi(world="pod")``).
     """
 
     image: str

@@ -8,10 +8,11 @@ tells the difference.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+
+from swimmy.patience import pause
 
 Object = dict[str, Any]
 
@@ -56,10 +57,17 @@ class ListWatch:
         self._objects: dict[str, Object] = {}
         self._version: str | None = None
         self._failures = 0
+        self._quiet = 0
+        self._told = False
 
     def run(self) -> None:
-        """Lists, watches, and goes on until ``wait`` says that it is enough."""
+        """Lists, watches, and goes on until ``wait`` says that it is enough.
+
+        A stream that tells nothing, or a place that is gone, is no trouble once. Some servers and proxies answer so at once,
+        again and again: then each takes a longer pause than the one before.
+        """
         while not self._wait(0):
+            self._told = False
             try:
                 if self._version is None:
                     self._list()
@@ -70,12 +78,12 @@ class ListWatch:
             except Unavailable as error:
                 self._failures += 1
                 self._on_trouble(str(error))
-                if self._wait(error.wait if error.wait is not None else self._pause()):
+                if self._wait(pause(self._failures, error.wait)):
                     return
-
-    def _pause(self) -> float:
-        """Doubling up to 15 s, with chance in it, so that many clients do not come back at one moment."""
-        return min(15.0, 0.1 * 2.0**self._failures) * random.uniform(0.5, 1.0)
+                continue
+            self._quiet = 0 if self._told else self._quiet + 1
+            if self._quiet > 1 and self._wait(pause(self._quiet)):
+                return
 
     def _recovered(self) -> None:
         if self._failures:
@@ -105,6 +113,7 @@ class ListWatch:
             if item.get("code") == 410:
                 raise Gone
             raise Unavailable(f"the watch ended: {item.get('message', item)}")
+        self._told = True
         version = item["metadata"]["resourceVersion"]
         if kind == "DELETED":
             self._forget(item["metadata"]["uid"], item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simulation import ROWS, SIZE, Plan, Simulation
 from test_coordinator import made_at, outputs, seeds, tails
@@ -34,6 +34,10 @@ def check(sim: Simulation, loop: int, made_by: list[int]) -> None:
                 assert mine == order[index :: len(by_rank)][: len(mine)]
 
 
+@example(
+    splits=[4, 9], readers=4, mappers=0, world=2, loops=3, epochs=2, tail=Tail.PAD, ordered=False, crashes=1, changes=5,
+    room=10, seed=4218,
+)  # a world that dies on its way out, when all others have returned  # fmt: skip
 @settings(max_examples=250, deadline=None)
 @given(
     st.lists(st.integers(0, 9), max_size=7), st.integers(1, 4), st.integers(0, 4), st.integers(1, 2), st.integers(1, 3),

@@ -41,6 +41,10 @@ SCENARIOS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("worlds that fail alone", ("test_worlds_that_fail_alone",)),
     ("kill -9 of the client: nothing is left", ("test_kill_9_of_the_client",)),
     ("API server restarted, etcd compacted: 410", ("test_the_api_server_dies",)),
+    (
+        "API server away for longer than the lease, at the start",
+        ("test_the_api_server_is_away", "test_a_run_is_submitted_while"),
+    ),
     ("log rotation loses no line", ("test_every_line_of_the_log",)),
     ("wrong key, no key", ("test_who_does_not_hold",)),
     ("port scan: agent and MPI only", ("test_a_port_scan",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from swimmy.agent.leader import Leader
 from swimmy.agent.local import Local, Refused
 from swimmy.channel import Keys, Listener, Loop
 from swimmy.lease import Lease
+from swimmy.patience import AWAY
 from swimmy.protocol import CHUNK, Header, facts
 
 LEASE_LOST = 85
+_LOOK = 5.0  # seconds between two looks whether the API server is back
 # What only a client asks of the leader: it renews the leader's lease, which the leader's own reading of its journal must
 # not.
 _CLIENT = frozenset({"hello", "start", "follow", "fetch", "peers"})
@@ -43,6 +46,8 @@ class Settings:
     agent: Keys
     allowed: tuple[str, ...]
     termination: Path = Path("/dev/termination-log")
+    api: tuple[str, int] | None = None
+    """Where the cluster's API server listens, as every Pod is told."""
 
 
 @dataclass
@@ -74,6 +79,8 @@ class Agent:
         self.leader: Leader | None = None
         self._waiting: list[_Waiting] = []
         self._ending: tuple[int, str] | None = None
+        self._away = 0.0
+        self._was_away = False
         signal.signal(signal.SIGTERM, lambda *_: self._end(143, "the Pod was told to end"))
         signal.signal(signal.SIGINT, lambda *_: self._end(130, "interrupted"))
 
@@ -209,9 +216,27 @@ class Agent:
                 self._keep_result(now)
             self._answer_waiting(now)
             sys.stdout.flush()
-            if self.lease.lost(now):
+            if self.lease.lost(now) and not self._is_cut_off(now):
                 self._end(LEASE_LOST, f"nobody renewed the lease of {self.lease.seconds:g} s")
         return self._finish(*self._ending)
+
+    def _is_cut_off(self, now: float) -> bool:
+        """Whether the API server is away, so that nobody can renew a lease through it: the run goes on meanwhile, and a
+        lease longer, in which a client comes back. But not for ever: a network may be closed to it.
+        """
+        if self._away >= AWAY or self.settings.api is None:
+            return False
+        try:
+            socket.create_connection(self.settings.api, timeout=1).close()
+        except OSError:
+            self._away += _LOOK
+            self._was_away = True
+            self.lease.extend(_LOOK, now)
+            return True
+        was, self._was_away = self._was_away, False
+        if was:
+            self.lease.extend(self.settings.lease, now)
+        return was
 
     def _keep_result(self, now: float) -> None:
         """A detached run that has ended holds its Pods for its result only so long."""
@@ -249,6 +274,7 @@ def settings_from_environment() -> Settings:
     def key(name: str) -> str:
         return (keys / name).read_text().strip()
 
+    api = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     return Settings(
         run=os.environ["SWIMMY_RUN"],
         index=int(os.environ["JOB_COMPLETION_INDEX"]),
@@ -262,4 +288,5 @@ def settings_from_environment() -> Settings:
         server=Keys(key("server-public"), key("server-secret")),
         agent=Keys(key("agent-public"), key("agent-secret")),
         allowed=(key("client-public"), key("agent-public")),
+        api=(api[0], int(api[1])) if api[0] and api[1] else None,
     )

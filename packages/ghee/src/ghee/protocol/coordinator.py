@@ -404,6 +404,8 @@ class Coordinator:
     def _recover(self, actions: list[Action]) -> None:
         self.finished = any(isinstance(action, m.Fail) for action in actions)
         self._out.extend(actions)
+        if not self.finished and any(isinstance(action, m.Left) for action in actions):
+            self._left(self.edges[event.rank.stage])  # it was on its way out, and may be the last that had not returned
 
     def _end_or_go_on(self, rank: RankId, cause: m.Fail) -> None:
         """A stage has failed. The run goes on where other branches may; when the last has failed, the first is the cause."""
