@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ghee
-from ghee.errors import SourceError
+from ghee.errors import PipelineError, SourceError
 from ghee.observe.report import RankReport, StageReport
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
@@ -122,6 +122,33 @@ def test_what_is_uneven_is_more_than_a_batch() -> None:
     assert loop(100).rows_said(1) == ""
     assert "they differ" in loop(100, 89).rows_said(1)
     assert "they differ" not in loop(100, 89).rows_said(1, judged=False)
+
+
+@pytest.mark.parametrize("reading", [name for name in READINGS if name != "shuffled"])
+def test_drop_last_leaves_an_epochs_short_batch_out(uneven: str, reading: str) -> None:
+    options, wanted = READINGS[reading]
+    source = ghee.read(uneven, batch_size=BATCH, epochs=2, drop_last=True, **options)
+    run = ghee.run(source.loop(collect, replicas=2, tail="pad"), on="inline", progress=False)
+    full = len(wanted) // BATCH
+    for epoch in range(2):
+        given = [batch for of_rank in run.results["collect"] for batch in of_rank[epoch] if batch]
+        assert [len(batch) for batch in given] == [BATCH] * full
+        found = Counter(i for batch in given for i in batch)
+        assert set(found.values()) == {1}
+        assert found <= Counter(wanted)
+    assert run.report.stages[0].dropped == 2 * (len(wanted) % BATCH)
+    assert run.report.balanced
+
+
+def test_drop_last_needs_rows_that_can_be_counted(uneven: str) -> None:
+    with pytest.raises(
+        PipelineError, match=r"nobody knows which batch is an epoch's last.*Write \.rebatch\(rows, drop_last"
+    ):
+        ghee.run(ghee.read(uneven, drop_last=True, filter=[("file", "!=", 3)]).loop(collect), on="inline", progress=False)
+    with pytest.raises(PipelineError, match=r"drop_last: a Python iterable gives its batches as they are.*Write \.rebatch"):
+        ghee.run(ghee.read([np.arange(3)], drop_last=True).loop(collect), on="inline", progress=False)
+    with pytest.raises(PipelineError, match=r"read\(drop_last=1\): allowed are True and False"):
+        ghee.read(uneven, drop_last=1)  # type: ignore[arg-type]
 
 
 class Dies:

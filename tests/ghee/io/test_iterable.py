@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from ghee.errors import PipelineError
@@ -71,15 +70,11 @@ def test_what_the_iterable_raises_arrives_as_it_is() -> None:
 
 
 def test_what_is_no_source_is_refused_with_advice() -> None:
-    pandas = pytest.importorskip("pandas")
-    table = pa.table({"x": [1]})
     for wrong, word in [
         (3, "int is no source"),
         (b"path", "bytes is no source"),
         ({"x": [1]}, "dict is no source"),
-        (table, "to_batches"),
-        (pandas.DataFrame({"x": [1]}), r"\[frame\]"),
-        (np.arange(3), "array_split"),
+        (np.arange(3), "Give {name: array}"),
     ]:
         with pytest.raises(PipelineError, match=word):
             open_source(wrong)

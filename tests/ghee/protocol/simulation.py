@@ -14,11 +14,21 @@ from ghee.protocol import messages as m
 from ghee.protocol.coordinator import Coordinator
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
 from ghee.protocol.edge import SourceRules, StageRules
+from ghee.protocol.joining import Joining
 from ghee.protocol.messages import BatchId, RankId, Tail
 from ghee.protocol.position import Position
 
 ROWS = 10
 SIZE = 100
+
+
+Parts = list[tuple[m.Send, int]]
+"""Of one batch that is delivered: what was sent, and rows."""
+
+
+def name_of(action: m.Send) -> BatchId:
+    """The name under which a batch, or a part of one, arrives."""
+    return action.id if action.take is None else (*action.id, action.skip, action.take)
 
 
 @dataclass
@@ -47,6 +57,8 @@ class Plan:
     collective: bool = False
     endless: bool = False
     """The epochs are cut one by one while it runs, and its end is told like that of a stream that is stopped."""
+    sizes: Callable[[BatchId], int] = lambda name: ROWS
+    """Rows of what a function has made."""
     changes: int = 0
     """How often the number of worlds of some elastic stage changes."""
 
@@ -57,13 +69,15 @@ class SimRank:
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         self.sim, self.rank, self.rules = sim, rank, rules
         self.outbox: Counter[BatchId] = Counter()
+        self.made: dict[BatchId, int] = {}
+        """Rows of what it has ever made."""
         self.ended: dict[int, int] = {}
         self.seen: Counter[int] = Counter()
         self.rows: Counter[int] = Counter()
         self.finished = False
         self.refused: set[tuple[BatchId, RankId]] = set()
         self.is_welcome = False
-        self.early: list[m.Send] = []
+        self.early: Parts = []
         """What other ranks sent before the driver's welcome was here, which says how it is to be taken."""
         self.readiness = sim.random.choice([1.0, 0.2, 0.03])
         """How likely it is at each turn that the function is loaded; till then batches come in, and none is taken."""
@@ -72,19 +86,19 @@ class SimRank:
     def welcome(self) -> None:
         self.is_welcome = True
         self.begin()
-        for action in self.early:
-            self.arrived(action)
+        for action, rows in self.early:
+            self.arrived(action, rows)
 
     def begin(self) -> None:
         """What is made of the settings."""
 
-    def comes(self, action: m.Send) -> None:
+    def comes(self, action: m.Send, rows: int) -> None:
         if self.is_welcome:
-            self.arrived(action)
+            self.arrived(action, rows)
         else:
-            self.early.append(action)
+            self.early.append((action, rows))
 
-    def arrived(self, action: m.Send) -> None:
+    def arrived(self, action: m.Send, rows: int) -> None:
         raise AssertionError(action)
 
     def turn(self) -> bool:
@@ -123,7 +137,9 @@ class SimRank:
                 self.other(action)
 
     def send(self, action: m.Send) -> None:
-        self.sim.between[self.rank, action.to].append((action, ROWS))
+        rows = self.made[action.id] if action.take is None else action.take
+        self.sim.between[self.rank, action.to].append((action, rows))
+        assert 0 <= action.skip <= action.skip + rows <= self.made[action.id]
         assert self.outbox[action.id], "what is not there cannot be sent"
         if action.last:
             self.drop(action.id)
@@ -140,17 +156,19 @@ class SimRank:
 
     def take(self, action: m.Send) -> bool:
         """Whether a batch that comes in is accepted; what a dead rank sent may not be readable any more."""
-        if (action.id, action.rank) in self.refused:
+        if (name_of(action), action.rank) in self.refused:
             return False
         return action.rank not in self.sim.dead or self.sim.random.random() < 0.5
 
     def make(self, parent: BatchId, redo: bool = False) -> int:
         outputs = self.sim.plan.outputs(self.rank.stage, parent)
-        for out in range(outputs):
-            name = (*parent, out)
+        names = [(*parent, out) for out in range(outputs)]
+        for name in names:
             self.outbox[name] += 1
-            self.tell(m.Made(self.rank, name, ROWS, SIZE))
-        self.tell(m.Finished(self.rank, parent, ROWS, outputs * ROWS, outputs, redo))
+            self.made[name] = self.sim.rows(name)
+            self.tell(m.Made(self.rank, name, self.sim.rows(name), SIZE))
+        rows = sum(self.sim.rows(name) for name in names)
+        self.tell(m.Finished(self.rank, parent, self.sim.rows(parent), rows, outputs, redo))
         return outputs
 
     def acknowledge_ends(self) -> bool:
@@ -239,7 +257,7 @@ class Mapper(SimRank):
         else:
             super().on(action)
 
-    def arrived(self, action: m.Send) -> None:
+    def arrived(self, action: m.Send, rows: int) -> None:
         if not self.take(action):
             return
         if action.redo:
@@ -262,7 +280,7 @@ class Mapper(SimRank):
                 return False
             send, self.waiting = self.waiting, None
             self.make(send.id)
-            self.rows[send.id[0]] += ROWS
+            self.rows[send.id[0]] += self.sim.rows(send.id)
             return True
         match self.delivery.next():
             case Deliver(send) if not send.redo:
@@ -286,7 +304,7 @@ class Consumer(SimRank):
     def __init__(self, sim: Simulation, rank: RankId, rules: StageRules) -> None:
         super().__init__(sim, rank, rules)
         self.delivered: list[tuple[BatchId, Tail | None]] = []
-        self.inbox: dict[BatchId, m.Send] = {}
+        self.inbox: dict[BatchId, int] = {}
         self.forward: list[m.Send] = []
         self.counts: dict[str, int] = Counter()
         self.returned = False
@@ -294,17 +312,26 @@ class Consumer(SimRank):
         self.per_epoch: Counter[int] = Counter()
         self.group: list[BatchId] = []
         self.number, self.recorded = sim.plan.number, sim.plan.number
+        self.cut: list[tuple[list[BatchId], Tail | None]] = []
+        """Where batches are cut anew: the names of the parts of each that was delivered."""
 
     def begin(self) -> None:
         gated = self.rules.kind == "loop" and self.rules.ranks > 1
         first = self.sim.coordinator.edges[self.rank.stage].begins_with(self.rank)
-        self.delivery: Delivery[tuple[m.Send, int]] = Delivery(gated, self.rules.ordered, first)
+        if self.rules.rebatch is None:
+            self.delivery: Delivery[Parts] = Delivery(gated, self.rules.ordered, first)
+        else:
+            self.delivery = Joining(
+                gated, self.rules.ordered, first, rows=self.rules.rebatch, drop_last=self.rules.drop_last,
+                join=lambda parts: [part for of in parts for part in of],
+            )  # fmt: skip
 
     def ask(self, epoch: int) -> None:
         """Make a checkpoint, as all ranks of the loop do after the same batch."""
         if self.sim.plan.every and self.rules.kind == "loop":
             self.number += 1
             self.sim.asked[self.rank] = list(self.delivered)
+            self.sim.asked_cut[self.rank] = list(self.cut)
             self.tell(m.Checkpointed(self.rank, self.number, epoch, self.per_epoch[epoch]))
 
     def store(self, epoch: int) -> None:
@@ -314,7 +341,9 @@ class Consumer(SimRank):
         self.group = []
 
     def on(self, action: m.Action) -> None:
-        if isinstance(action, m.EpochEnd):
+        if isinstance(action, m.EpochEnd) and isinstance(self.delivery, Joining):
+            self.delivery.parts_ended(action.epoch, action.batches, action.sent, action.parts)
+        elif isinstance(action, m.EpochEnd):
             self.delivery.ended(action.epoch, action.batches, action.sent)
         elif isinstance(action, m.StreamEnd):
             self.delivery.stream_ended(action.epochs)
@@ -335,16 +364,22 @@ class Consumer(SimRank):
     def pass_on(self) -> None:
         for action in [a for a in self.forward if a.id in self.inbox]:
             self.forward.remove(action)
-            self.sim.between[self.rank, action.to].append((action, ROWS))
+            self.sim.between[self.rank, action.to].append((action, self.inbox[action.id]))
 
-    def arrived(self, action: m.Send) -> None:
+    def arrived(self, action: m.Send, rows: int) -> None:
         if not self.take(action):
             return
-        assert action.id not in self.inbox or action.fill, "a batch arrived twice"
+        name = name_of(action)
+        assert name not in self.inbox or action.fill, "a batch arrived twice"
         if action.fill is None:
-            self.inbox[action.id] = action
-        self.delivery.arrived(action.id[0], action.place, (action, ROWS))
-        self.tell(m.Accepted(self.rank, action.id)) if action.fill is None else None
+            self.inbox[name] = rows
+        if isinstance(self.delivery, Joining):
+            assert self.delivery.part_arrived(
+                name[0], action.place, action.index, rows, [(action, rows)], fill=action.fill is not None
+            )
+        else:
+            self.delivery.arrived(name[0], action.place, [(action, rows)])
+        self.tell(m.Accepted(self.rank, name)) if action.fill is None else None
         self.pass_on()
 
     def waits_for_others(self) -> bool:
@@ -372,7 +407,9 @@ class Consumer(SimRank):
                 return True
             return self.leave()
         match self.delivery.next():
-            case Deliver((action, rows)):
+            case Deliver(parts):
+                action, rows = parts[0][0], sum(rows for _, rows in parts)
+                self.cut.append(([name_of(part) for part, _ in parts], action.fill))
                 self.delivered.append((action.id, action.fill))
                 self.meetings.append(action.id[0])
                 self.per_epoch[action.id[0]] += 1
@@ -384,8 +421,9 @@ class Consumer(SimRank):
                     if action.fill is Tail.REPEAT:
                         self.counts[f"repeated {epoch}"] += rows
                     else:
-                        self.tell(m.Consumed(self.rank, action.id))
-                        self.group.append(action.id)
+                        for part, _ in parts:
+                            self.tell(m.Consumed(self.rank, name_of(part)))
+                            self.group.append(name_of(part))
                 if self.sim.plan.every and len(self.group) >= self.sim.plan.every:
                     self.store(epoch)
                 if self.sim.plan.every and len(self.delivered) % self.sim.plan.every == 0:
@@ -397,8 +435,9 @@ class Consumer(SimRank):
                 self.sim.tail += len(left)
                 self.store(epoch)
                 self.tell(
-                    m.EpochDone(self.rank, epoch, self.per_epoch[epoch], self.rows[epoch], 0, len(left) * ROWS,
-                                self.counts[f"padded {epoch}"], repeated // ROWS, repeated)
+                    m.EpochDone(self.rank, epoch, self.per_epoch[epoch], self.rows[epoch], 0,
+                                sum(rows for parts in left for _, rows in parts), self.counts[f"padded {epoch}"],
+                                repeated // ROWS, repeated)
                 )  # fmt: skip
                 if epoch % 2:
                     self.ask(epoch + 1)
@@ -427,6 +466,8 @@ class Simulation:
         self.balanced: list[m.EpochBalanced] = []
         self.outcome: m.Action | None = None
         self.asked: dict[RankId, list[tuple[BatchId, Tail | None]]] = {}
+        self.asked_cut: dict[RankId, list[tuple[list[BatchId], Tail | None]]] = {}
+        self.records_cut: list[tuple[m.Record, list[list[tuple[list[BatchId], Tail | None]]]]] = []
         self.records: list[tuple[m.Record, dict[RankId, list[tuple[BatchId, Tail | None]]]]] = []
         self.kept: list[m.Keep] = []
         order_seed = seed if plan.orders is None else plan.orders
@@ -453,6 +494,10 @@ class Simulation:
         self.changes = plan.changes
         self.joined_late: list[RankId] = []
         self.left: list[RankId] = []
+
+    def rows(self, name: BatchId) -> int:
+        """The rows of what was read, or of what a function has made."""
+        return ROWS if len(name) == 3 else self.plan.sizes(name)
 
     def scale(self) -> bool:
         """The number of worlds of an elastic stage changes, to any from one to all."""
@@ -512,6 +557,7 @@ class Simulation:
             elif isinstance(action, m.Record):
                 whose = [rank for rank in self.asked if rank.stage == action.stage]
                 self.records.append((action, {rank: self.asked[rank] for rank in whose}))
+                self.records_cut.append((action, [self.asked_cut[rank] for rank in whose]))
             elif isinstance(action, m.Keep):
                 self.kept.append(action)
             elif isinstance(action, m.GaveUp):
@@ -555,7 +601,7 @@ class Simulation:
             moves.append(self.die)
         for pair, parcels in self.between.items():
             if parcels and pair[1] in self.ranks:
-                moves.append(lambda pair=pair: self.ranks[pair[1]].comes(self.between[pair].popleft()[0]) or True)
+                moves.append(lambda pair=pair: self.ranks[pair[1]].comes(*self.between[pair].popleft()) or True)
         return moves
 
     def run(self) -> m.Action:

@@ -33,6 +33,7 @@ from ghee.pipeline import Pipeline, override
 from ghee.protocol.coordinator import RETRIES
 from ghee.protocol.messages import RankId
 from ghee.remote import RemoteRun
+from ghee.resources import format_bytes
 
 if TYPE_CHECKING:
     from ghee.observe.metrics import Metrics
@@ -290,7 +291,7 @@ def run_here(
         # On a cluster its id there is the one that the user knows.
         named = os.environ.get("SWIMMY_RUN") if launcher else None
         folder = _make_folder(named or time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
-        _keep(pipeline, folder)
+        _keep(pipeline, folder, getattr(getattr(plan.source, "table", None), "nbytes", 0))
         state = None
     else:
         state = None if isinstance(resume, str) else resume
@@ -389,10 +390,16 @@ def _drained(handle: Run) -> bool:
     return True
 
 
-def _keep(pipeline: Pipeline, folder: Path) -> None:
-    """Keep the pipeline for `resume`; what cannot be pickled says so there."""
+KEPT_TABLE_BYTES = 64 << 20
+"""A pipeline that reads a larger table out of memory is not kept: its folder outlives the run."""
+
+
+def _keep(pipeline: Pipeline, folder: Path, table_bytes: int) -> None:
+    """Keep the pipeline for `resume`; what cannot be pickled, or is too large, says so there."""
     try:
-        kept: bytes | str = pickling.dumps(pipeline)
+        kept: bytes | str = f"it reads a table of {format_bytes(table_bytes)} out of memory"
+        if table_bytes <= KEPT_TABLE_BYTES:
+            kept = pickling.dumps(pipeline)
     except Exception as error:
         kept = str(error)
     (folder / "pipeline").write_bytes(pickle.dumps((sys.path, kept)))

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ghee.errors import PipelineError
 from ghee.protocol.messages import Tail, WhenSlow
@@ -44,6 +44,8 @@ class Stage:
     ordered: bool = False
     own_ranks: bool = True
     when_slow: WhenSlow = WhenSlow.WAIT
+    rebatch: int | None = None
+    drop_last: bool = False
 
     @property
     def epochs(self) -> int:
@@ -57,6 +59,13 @@ class Stage:
         return self if self.parent is None else self.parent.root
 
 
+class Cut(NamedTuple):
+    """How the batches before a stage are cut anew: see `Pipeline.rebatch`."""
+
+    rows: int
+    drop_last: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Pipeline:
     """A source with stages after it, perhaps in several branches. Made by `ghee.read`; run by `ghee.run`.
@@ -66,6 +75,29 @@ class Pipeline:
 
     ends: tuple[Stage, ...]
     stop_on_failure: bool = False
+    cut: Cut | None = None
+    """What `rebatch` said, until the stage that it is for."""
+
+    def rebatch(self, rows: int, *, drop_last: bool = False) -> Pipeline:
+        """Batches of exactly `rows` rows for the loop or sink that follows, whatever the stage before makes.
+
+        Only the last batch of an epoch has fewer; with `drop_last` that one is not delivered, and the report counts its rows
+        as dropped. So the ranks of a loop get rows that differ by one batch at most, also after a map that filters, or where
+        a source's rows cannot be counted. What is cut are Arrow batches and tables, arrays, tensors, frames, lists, and
+        dicts and tuples of them; a function that gives anything else fails with a BatchError that names the type.
+
+        Example:
+            ghee.read("logs/*.jsonl").map(parse, replicas=4).rebatch(512).loop(train, replicas=2)
+        """
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+            raise PipelineError(f"rebatch({rows!r}): expected a whole number of rows, at least 1")
+        if not isinstance(drop_last, bool):
+            raise PipelineError(f"rebatch(drop_last={drop_last!r}): allowed are True and False")
+        if self._end("rebatch").kind == "write":
+            raise PipelineError("nothing can follow a stage that writes; put .rebatch() before .write()")
+        if self.cut is not None:
+            raise PipelineError(f".rebatch({self.cut.rows}) is followed by .rebatch({rows}): leave one of them out")
+        return replace(self, cut=Cut(rows, drop_last))
 
     def map(
         self,
@@ -187,7 +219,15 @@ class Pipeline:
         assert stage.parent is not None
         if stage.parent.kind == "write":
             raise PipelineError(f"nothing can follow {stage.parent.name!r}, which writes; grow a branch before it instead")
-        return replace(self, ends=(stage,))
+        if self.cut is None:
+            return replace(self, ends=(stage,))
+        if stage.kind == "map":
+            raise PipelineError(
+                f".rebatch({self.cut.rows}) comes before the map {stage.name!r}, and can only come before a loop or a sink: "
+                "what a map makes must follow from one batch of the source, or it could not be made again when a rank is "
+                "killed; put .rebatch() after the maps, and give read() the batch_size that they are to work on"
+            )
+        return replace(self, ends=(replace(stage, rebatch=self.cut.rows, drop_last=self.cut.drop_last),), cut=None)
 
     def __str__(self) -> str:
         return explain(self)
@@ -203,6 +243,7 @@ def read(
     shuffle: int | None = None,
     shuffle_buffer: int | None = None,
     limit: int | None = None,
+    drop_last: bool = False,
     format: str | None = None,
     filesystem: Any = None,
     schema: Any = None,
@@ -219,10 +260,14 @@ def read(
     memory: int | str | None = None,
     image: str | None = None,
 ) -> Pipeline:
-    """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, or any Python iterable.
+    """Begin a pipeline: a file, folder, glob or URL of Parquet, CSV, JSON lines or Arrow files, a table, or any iterable.
+
+    A table is one of pyarrow, pandas, polars (whatever gives an Arrow stream) or a dict of numpy arrays, and is cut like
+    files; an iterable gives batches as they are.
 
     `batch_size` is in rows: of every batch but an epoch's last where rows are known before they are read (Parquet and Arrow
-    files without a filter, and with `limit`); else of every batch but the last of a split. `epochs` passes are made;
+    files without a filter, and with `limit`); else of every batch but the last of a split. With `drop_last` an epoch's
+    short batch is read and not given to anything, and the report counts its rows as dropped. `epochs` passes are made;
     None goes on until the loops return, for training by steps.
     `shuffle` is a seed: in each epoch pieces of all files are mixed anew, and rows within `shuffle_buffer` rows (65536 or
     16 batches, but at most 256 MiB), which each reading rank holds; what comes out does not depend on the number of ranks.
@@ -244,10 +289,13 @@ def read(
     ]
     if problems:
         raise PipelineError("; ".join(problems))
+    if not isinstance(drop_last, bool):
+        raise PipelineError(f"read(drop_last={drop_last!r}): allowed are True and False")
     resources = parse_resources(replicas=1 if replicas is None else replicas, cpus=cpus, memory=memory, image=image)
     options = {
         "columns": columns, "filter": filter, "batch_size": batch_size, "shuffle": shuffle,
-        "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format, "filesystem": filesystem, "schema": schema,
+        "shuffle_buffer": shuffle_buffer, "limit": limit, "drop_last": drop_last or None,
+        "format": format, "filesystem": filesystem, "schema": schema,
         "storage_options": storage_options, "patience": patience,
         "start": start, "until": until, "group": group, "decode": decode, "poison": poison, "settings": settings,
     }  # fmt: skip
@@ -274,6 +322,8 @@ def branches(*pipelines: Pipeline, stop_on_failure: bool = False) -> Pipeline:
         ready = ghee.read("ratings/").map(preprocess, replicas=4)
         ghee.run(ghee.branches(*(ready.loop(trial(lr), name=f"lr={lr}") for lr in (0.1, 0.01))))
     """
+    if open_ones := [pipeline.cut for pipeline in pipelines if pipeline.cut is not None]:
+        raise PipelineError(f".rebatch({open_ones[0].rows}) is for the loop or sink after it: put one there in its branch")
     ends = tuple(dict.fromkeys(end for pipeline in pipelines for end in pipeline.ends))
     if len({id(end.root) for end in ends}) != 1:
         raise PipelineError("branches must grow from the same ghee.read(...): keep it in a variable and go on from there")
@@ -372,7 +422,8 @@ def _with_options(stage: Stage, options: dict[str, Any]) -> Stage:
         given = resources if stage.own_ranks else {**resources, "replicas": None}
         kept = {name: given[name] for name in ("replicas", "cpus", "memory", "image")}
         return read(stage.payload, **{**stage.options, **kept, **options}).ends[0]
-    before = Pipeline((stage.parent,))  # type: ignore[arg-type]  # every stage but a source has one
+    cut = None if stage.rebatch is None else Cut(stage.rebatch, stage.drop_last)
+    before = Pipeline((stage.parent,), cut=cut)  # type: ignore[arg-type]  # every stage but a source has one
     if stage.kind == "write":
         kept = {name: resources[name] for name in ("replicas", "cpus", "memory", "image")}
         return before.write(stage.payload, name=stage.name, **{**stage.options, **kept, **options}).ends[0]
@@ -396,9 +447,10 @@ def explain(pipeline: Pipeline) -> str:
             options = ", ".join(f"{key}={value!r}" for key, value in shown.items())
             where = f"; {stage.resources}" if stage.own_ranks else ""
             return f"read {_short(stage.payload)}  ({options}{where})"
+        anew = "" if stage.rebatch is None else f", rebatch={stage.rebatch}{', drop_last' if stage.drop_last else ''}"
         if stage.kind == "write":
-            return f"{names[stage]} → {_short(stage.payload)}  ({stage.resources})"
-        extra = "" if stage.kind == "map" else f", tail={stage.tail.value}{', ordered' if stage.ordered else ''}"
+            return f"{names[stage]} → {_short(stage.payload)}  ({stage.resources}{anew})"
+        extra = "" if stage.kind == "map" else f", tail={stage.tail.value}{', ordered' if stage.ordered else ''}{anew}"
         return f"{stage.kind} {names[stage]}  ({stage.resources}, credit={format_bytes(stage.credit)}{extra})"
 
     def visit(stage: Stage, prefix: str, last: bool, top: bool) -> None:

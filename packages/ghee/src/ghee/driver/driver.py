@@ -154,6 +154,8 @@ class Driver:
             if not self.plan.endless:
                 self._fix_source()
                 self._splits = self.plan.source.splits()
+                if hasattr(self.plan.source, "lay_down") and self.launcher.cores is not None:  # all ranks see the folder
+                    self.plan.source.lay_down(self.folder)
                 if not self._splits and self.plan.epochs >= UNTIL_RETURN:
                     raise SourceError(_NOTHING)
             self._write_beginning()
@@ -190,6 +192,8 @@ class Driver:
                 if hasattr(self, "_endpoint"):
                     ending.callback(self._endpoint.close)
                 ending.callback(self.launcher.close)
+                if hasattr(self.plan.source, "pick_up"):
+                    ending.callback(self.plan.source.pick_up)
                 if self._feed is not None:
                     ending.callback(self._feed.close)
 
@@ -330,6 +334,9 @@ class Driver:
             credit=self.plan.credit_after(stage),
             gated=stage.kind == "loop" and stage.size > 1,
             ordered=stage.ordered,
+            cuts=self.plan.cuts(stage),
+            rebatch=stage.rebatch,
+            drop_last=stage.drop_last,
             epoch=self._coordinator.edges[stage.index].begins_with(rank),
             number=self._start.numbers.get(stage.index, 0),
             step=self._start.steps.get(stage.index, 0),

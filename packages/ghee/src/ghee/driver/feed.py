@@ -184,6 +184,8 @@ def unready(plan: Plan) -> Sequence[str]:
             problems.append(
                 f'the loop {stage.name!r} has tail="drop", which would drop rows of every cut; take "pad" or "repeat"'
             )
+        if stage.drop_last:
+            problems.append(f"{stage.name!r} has drop_last=True, which would drop rows of every cut; leave it out")
         if stage.kind == "write" and not stage.hosted and not getattr(stage.payload, "endless", False):
             problems.append(f"{stage.name!r} writes files, which appear when the run ends, and a stream has no end")
     return problems

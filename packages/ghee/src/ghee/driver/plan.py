@@ -25,7 +25,7 @@ class PlannedStage:
     """A stage as it is launched.
 
     `hosted`: it runs in a thread of the driver's process; `one_world`: all its replicas are one MPI world; `target`: what
-    the user gave to `write`.
+    the user gave to `write`; `rebatch`: rows of each batch that it is given.
     """
 
     index: int
@@ -46,6 +46,8 @@ class PlannedStage:
     target: Any = None
     when_slow: WhenSlow = WhenSlow.WAIT
     may_fail: bool = False
+    rebatch: int | None = None
+    drop_last: bool = False
 
     @property
     def size(self) -> int:
@@ -78,6 +80,7 @@ class PlannedStage:
             self.ordered, self.tail, self.depth, self.loops_before, self.ranks_of_world,
             self.when_slow, self.may_fail, self.elastic.min if self.elastic else None, self.stores,
             by_split=bool(getattr(self.payload, "transactions", False)),
+            rebatch=self.rebatch, drop_last=self.drop_last,
         )  # fmt: skip
 
 
@@ -93,6 +96,10 @@ class Plan:
     def endless(self) -> bool:
         """Whether the source has no end."""
         return bool(getattr(self.source, "endless", False))
+
+    def cuts(self, stage: PlannedStage) -> bool:
+        """Whether what the stage makes is cut anew by rows."""
+        return any(child.parent == stage.index and child.rebatch is not None for child in self.stages)
 
     def room(self, stage: PlannedStage) -> int:
         """Bytes that the outbox of each of the stage's ranks takes. A batch lies there once for all branches."""
@@ -111,6 +118,11 @@ def make_plan(pipeline: Pipeline) -> Plan:
     if not isinstance(pipeline, Pipeline):
         raise PipelineError(f"expected a pipeline (ghee.read(...)...), got {pipeline!r}")
     stages = stages_of(pipeline)
+    if pipeline.cut is not None:
+        raise PipelineError(
+            f"the pipeline ends in .rebatch({pipeline.cut.rows}), which is for the loop or sink after it: "
+            "add .loop(function), or .write(...)"
+        )
     _check(stages)
     root = stages[0]
     options = {key: value for key, value in root.options.items() if key != "epochs"}
@@ -153,6 +165,8 @@ def make_plan(pipeline: Pipeline) -> Plan:
                 children=len(children_of(working, stages)),
                 target=stage.payload if stage.kind == "write" else None,
                 when_slow=stage.when_slow,
+                rebatch=stage.rebatch,
+                drop_last=stage.drop_last,
                 may_fail=stage in trials and len(trials) > 1 and not pipeline.stop_on_failure,
             )
         )
@@ -195,6 +209,11 @@ def _check(stages: list[Stage]) -> None:
             problems.append(f"{children[0].name!r} follows the loop {stage.name!r}, which never yields a batch to it")
         if stage.when_slow is not WhenSlow.WAIT:
             problems += _problems_of_slow(stage, stages)
+        if stage.rebatch is not None and stage.options.get("transactions"):
+            problems.append(
+                f"{stage.name!r} has transactions=True, whose batches are each of one partition, and .rebatch() would mix "
+                "them: leave one of them out"
+            )
         if stage.ordered and _loops_before(stage):
             problems.append(f"{stage.name!r} is ordered, but comes after a loop, whose output has no order of the source")
     if problems:
@@ -206,6 +225,8 @@ def _problems_of_slow(stage: Stage, stages: list[Stage]) -> list[str]:
     problems = []
     if stage.parent is None or len(children_of(stage.parent, stages)) == 1:
         problems.append(f"{said}, which needs another branch from the same stage; put them together with ghee.branches(...)")
+    if stage.rebatch is not None:
+        problems.append(f"{said}, which passes over whole batches, and .rebatch() cuts them: leave one of them out")
     if stage.when_slow is WhenSlow.REREAD and stage.ordered:
         problems.append(f'{said}, but is ordered: what is read again comes later; take ordered=False, or when_slow="wait"')
     if stage.when_slow is WhenSlow.REREAD and _loops_before(stage):
@@ -239,7 +260,8 @@ def _loops_before(stage: Stage) -> int:
 
 
 def _check_pickles(stage: PlannedStage) -> None:
-    for what, value in (("function", stage.function), ("source or target", stage.payload)):
+    payload = None if hasattr(stage.payload, "lay_down") else stage.payload  # a table pickles, and may be large
+    for what, value in (("function", stage.function), ("source or target", payload)):
         try:
             pickling.dumps(value)
         except Exception as error:

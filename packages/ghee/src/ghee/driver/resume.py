@@ -53,7 +53,9 @@ def fingerprint(plan: Plan, splits: list[Any]) -> str:
 
 def describe_run(plan: Plan, splits: list[Any]) -> dict[str, Any]:
     """The journal's record of a run that begins or goes on."""
-    stages = [[stage.name, stage.kind] for stage in plan.stages]
+    stages: list[list[Any]] = [
+        [stage.name, stage.kind, *([] if stage.rebatch is None else [stage.rebatch])] for stage in plan.stages
+    ]
     record = {"kind": "run", "version": VERSION, "stages": stages, "source": fingerprint(plan, splits)}
     fixed = getattr(plan.source, "fixed", None)
     return record if fixed is None else {**record, "fixed": fixed}
@@ -68,13 +70,17 @@ def check_fits(journal: Journal, record: Mapping[str, Any], run: str) -> None:
                 "resume it with the ghee that wrote it"
             )
         if before["stages"] != record["stages"]:
-            was, now = (", ".join(name for name, _ in said["stages"]) for said in (before, record))
+            was, now = (", ".join(_said(*stage) for stage in said["stages"]) for said in (before, record))
             raise CheckpointError(f"run {run} has the stages {was}; this pipeline has {now}: they must be the same")
         if before["source"] != record["source"]:
             raise CheckpointError(
                 f"the input is not what run {run} read: a file has changed, or the options of read(); "
                 "rows of two versions are not mixed. Start a new run"
             )
+
+
+def _said(name: str, kind: str, rebatch: int | None = None) -> str:
+    return name if rebatch is None else f"{name} after .rebatch({rebatch})"
 
 
 def start_of(plan: Plan, journal: Journal, folder: Path, state: Mapping[str, Any] | None = None) -> Start:

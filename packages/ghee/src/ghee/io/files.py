@@ -19,6 +19,8 @@ from ghee.io.rebatch import interleaved, rebatch, shuffled, sliced
 from ghee.io.schema import check_columns, conform, listed, unify
 from ghee.io.stores.patience import FIRST_PATIENCE, PATIENCE, Patience, first_line, is_passing, patiently
 
+DROP_LAST_ADVICE = "Write .rebatch(rows, drop_last=True) before the loop or sink, which counts what comes to it."
+
 SAMPLE_TOTAL = 64 << 20  # bytes of text that the driver reads to decide types, over all files
 SAMPLE_LEAST = 256 << 10
 SAMPLE_MOST = 8 << 20
@@ -34,6 +36,7 @@ class FileOptions:
     shuffle: int | None = None
     shuffle_buffer: int | None = None
     limit: int | None = None
+    drop_last: bool = False
     format: str | None = None
     split_rows: int | None = None
     schema: Any = None
@@ -81,6 +84,11 @@ class FileSource:
         """The dataset's content id, where its maker gave one."""
         return self.expected.digest
 
+    @property
+    def least_rows(self) -> int:
+        """A batch of fewer rows is not given to any function."""
+        return self.options.batch_size if self.options.drop_last else 0
+
     def check_epochs(self, epochs: int) -> None:
         """Files can be read any number of times."""
 
@@ -92,6 +100,11 @@ class FileSource:
         parts = plan.parts_of(files, filtered=options.filter is not None)
         if options.limit is not None:
             parts = plan.limited(self._counted(parts), options.limit)
+        if options.drop_last and not plan.are_counted(parts):
+            raise PipelineError(
+                "drop_last=True: nobody knows which batch is an epoch's last where rows cannot be counted before they are "
+                f"read (text, a filter), unless limit= is given. {DROP_LAST_ADVICE}"
+            )
         if options.shuffle is not None:
             self._buffer = options.shuffle_buffer or plan.buffer_of(parts, batch_size=batch_size)
             return plan.unmixed(parts, buffer=self._buffer, batch_size=batch_size)

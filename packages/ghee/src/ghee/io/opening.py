@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ghee.errors import PipelineError, ResourceError
 from ghee.io.contract import Sink, Source
-from ghee.io.files import Expected, FileOptions, FileSource
+from ghee.io.files import DROP_LAST_ADVICE, Expected, FileOptions, FileSource
 from ghee.io.formats import format_of, named
 from ghee.io.iterable import IterableSource
 from ghee.io.kafka.options import is_kafka, parse_url, read_options, write_options
@@ -19,6 +19,7 @@ from ghee.io.sinks.files import FileSink, SinkOptions
 from ghee.io.sinks.formats import WRITERS
 from ghee.io.sinks.memory import CallbackSink, ListSink
 from ghee.io.stores.patience import PATIENCE
+from ghee.io.table import Arrays, TableOptions, TableSource, table_of
 from ghee.resources import parse_bytes
 
 DEFAULT_BATCH_SIZE = 4096
@@ -35,6 +36,7 @@ def open_source(
     shuffle: int | None = None,
     shuffle_buffer: int | None = None,
     limit: int | None = None,
+    drop_last: bool = False,
     format: str | None = None,
     filesystem: Any = None,
     split_rows: int | None = None,
@@ -46,7 +48,9 @@ def open_source(
     """What is to be read; nothing is read yet.
 
     `source` is a path, glob, folder or URL, or a list of them; an object with `__ghee_source__()`, which says
-    {"paths", "rows", "format", "partitioning", "digest"}; or a Python iterable of batches (a list, a generator, a
+    {"paths", "rows", "format", "partitioning", "digest"}; a table in memory (of pyarrow, whatever has
+    `__arrow_c_stream__`, a dict of numpy arrays of equal length), which takes the options that are not about files; or a
+    Python iterable of batches (a list, a generator, a
     function without arguments that returns an iterable), which takes none of the options.
 
     `columns`: the columns to read, in this order. `filter`: a pyarrow.compute.Expression, or a list of tuples as
@@ -54,7 +58,8 @@ def open_source(
     its last has as many, whatever the files' sizes (of text, or with a filter, without `limit`: every batch of a split but
     its last). `shuffle`: a seed; pieces of all files are mixed. `shuffle_buffer`: rows within which a rank permutes rows,
     which it holds in memory; by default 65536 or 16 batches, but at most 256 MiB. `limit`: rows in total and per epoch,
-    the first in source order. `format`: "parquet", "csv", "tsv", "jsonl" or "arrow", where names do not say it.
+    the first in source order. `drop_last`: what is short at the end of an epoch is not given to any function. `format`:
+    "parquet", "csv", "tsv", "jsonl" or "arrow", where names do not say it.
     `filesystem`: of pyarrow or fsspec. `split_rows`: rows per split, in whole batches, in place of our choice (which a
     shuffled source keeps to).
     `schema` (pyarrow.Schema): types of columns of CSV and JSON lines, in place of what the first rows suggest.
@@ -65,7 +70,8 @@ def open_source(
     """
     if is_kafka(source):
         unusable = {"filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit, "format": format,
-                    "filesystem": filesystem, "split_rows": split_rows, "storage_options": storage_options}  # fmt: skip
+                    "filesystem": filesystem, "split_rows": split_rows, "storage_options": storage_options,
+                    "drop_last": drop_last or None}  # fmt: skip
         wrong = _source_problems(columns, batch_size, None, None, None, None) + _schema_problems(schema)
         if wrong:
             raise PipelineError(" ".join(wrong))
@@ -77,10 +83,22 @@ def open_source(
     given = {"columns": columns, "filter": filter, "shuffle": shuffle, "shuffle_buffer": shuffle_buffer, "limit": limit}
     given |= {"format": format, "filesystem": filesystem, "split_rows": split_rows, "schema": schema}
     given |= {"storage_options": storage_options, "patience": patience}
+    rest = {"drop_last": drop_last or None}  # which the rows of any iterable can be cut for
     dataset = _dataset(source)
     paths = _paths(source) if dataset is None else dataset["paths"]
+    table = table_of(source) if paths is None else None
+    if table is not None:
+        of_files = [name for name in _OF_FILES if given[name] is not None]
+        of_files += ["filter"] if filter is not None and isinstance(table, Arrays) else []
+        if of_files:
+            raise PipelineError(f"{', '.join(of_files)}: a {type(source).__name__} in memory takes none of these.")
+        wrong = _source_problems(columns, batch_size, shuffle, limit, shuffle_buffer, split_rows)
+        if wrong:
+            raise PipelineError(" ".join(wrong))
+        table = _part_of_table(table, columns, _expression(filter), limit)
+        return TableSource(table, TableOptions(batch_size, shuffle, shuffle_buffer, drop_last, split_rows))
     if paths is None:
-        return _iterable(source, [name for name, value in given.items() if value is not None])
+        return _iterable(source, [name for name, value in {**given, **rest}.items() if value is not None])
     if dataset is not None and format is None:
         format = dataset.get("format")
     problems = _source_problems(columns, batch_size, shuffle, limit, shuffle_buffer, split_rows)
@@ -107,6 +125,7 @@ def open_source(
         shuffle=shuffle,
         shuffle_buffer=shuffle_buffer,
         limit=limit,
+        drop_last=drop_last,
         format=format,
         split_rows=split_rows,
         schema=schema,
@@ -243,25 +262,47 @@ def _paths(source: object) -> list[Any] | None:
     return None
 
 
+_OF_FILES = ("format", "filesystem", "schema", "storage_options", "patience")
+
+
+def _part_of_table(table: Any, columns: Sequence[str] | None, filter: Any, limit: int | None) -> Any:
+    if filter is not None:
+        try:
+            from pyarrow import acero  # only filters need it
+
+            read = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
+            passing = acero.Declaration("filter", acero.FilterNodeOptions(filter), [read])
+            table = passing.to_table(use_threads=False)  # which keeps the order of rows
+        except (pa.ArrowException, TypeError, KeyError) as error:
+            raise PipelineError(f"The filter {filter} does not fit the table: {error}") from error
+    if columns is not None:
+        there = list(table.columns) if isinstance(table, Arrays) else table.column_names
+        missing = [name for name in columns if name not in there]
+        if missing:
+            raise PipelineError(f"The table has no columns {missing}; it has {there}.")
+        table = table.select(list(columns))
+    return table if limit is None else table.slice(0, limit)
+
+
 def _iterable(source: object, options: list[str]) -> Source:
     advice = {
-        "DataFrame": "Give [frame] to read it as one batch.",
-        "Table": "Give table.to_batches(max_chunksize=…) to read it in batches.",
-        "RecordBatch": "Give [batch] to read it as one batch.",
-        "ndarray": "Give a list of batches, for example numpy.array_split(array, n).",
+        "DataFrame": "Give an Arrow table, or [frame] to read it as one batch.",
+        "LazyFrame": "Give frame.collect().",
+        "dict": "Give a dict of numpy arrays of equal length, or a list of batches.",
+        "ndarray": "Give {name: array}, which is cut into batches, or a list of batches.",
         "Tensor": "Give a list of batches, for example tensor.split(n).",
     }.get(type(source).__name__)
     unusable = isinstance(source, (bytes, bytearray, Mapping)) or advice is not None
     if unusable or not (isinstance(source, Iterable) or callable(source)):
         raise PipelineError(
             f"{type(source).__name__} is no source; allowed are a path, glob, folder or URL, a list of them, a dataset "
-            "with __ghee_source__(), and an iterable of batches or a function that returns one."
-            + (f" {advice}" if advice else "")
+            "with __ghee_source__(), a table (Arrow, pandas, polars, a dict of numpy arrays), and an iterable of batches or "
+            "a function that returns one." + (f" {advice}" if advice else "")
         )
     if options:
         raise PipelineError(
             f"{', '.join(options)}: a Python iterable gives its batches as they are and takes none of these; "
-            "do it in the iterable."
+            "do it in the iterable." + (" " + DROP_LAST_ADVICE if "drop_last" in options else "")
         )
     items: Iterable[Any] | Callable[[], Iterable[Any]] = source
     return IterableSource(items)

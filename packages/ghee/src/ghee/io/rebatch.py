@@ -79,4 +79,6 @@ def shuffled(batches: Iterable[Any], key: Sequence[int], *, buffer: int, batch_s
 
 
 def _joined(parts: Sequence[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return parts[0].concat(parts) if hasattr(parts[0], "concat") else pa.concat_batches(parts)

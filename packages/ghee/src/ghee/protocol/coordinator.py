@@ -13,12 +13,14 @@ from collections.abc import Sequence as SequenceOf
 
 from ghee.protocol import messages as m
 from ghee.protocol.branches import Branches
+from ghee.protocol.dealing import Dealing
 from ghee.protocol.edge import Edge, SourceRules, StageRules
 from ghee.protocol.ledger import Ledger
 from ghee.protocol.lineage import Batch, Lineage, Status, Way
 from ghee.protocol.messages import Action, BatchId, Cause, RankId, Tail
 from ghee.protocol.position import Position, Step, Tracker, Uneven
 from ghee.protocol.recovery import Recovery
+from ghee.protocol.recut import Cut, count
 from ghee.protocol.share import Rounds
 from ghee.protocol.splits import Splits
 from ghee.protocol.stored import Stores
@@ -69,6 +71,9 @@ class Coordinator:
         }
         self.recovery = Recovery(self.edges, self.lineage, self.splits, retries)
         self.branches = Branches(self.recovery, self._skip)
+        self.dealing = Dealing(
+            self.lineage, self.recovery, receiver=self._receiver, send=self._send, skip=self._skip, arrived=self._arrived
+        )  # fmt: skip
         self.worlds = Worlds(self.edges, self.splits, self.recovery)
         self._elastic = [edge for edge in self.edges if edge.rules.begin is not None]
         self.first_failure: m.Fail | None = None
@@ -154,7 +159,7 @@ class Coordinator:
     def _on_made(self, event: m.Made) -> None:
         known = self.lineage.find(event.id)
         if known is not None:
-            self._out.extend(self.recovery.made_again(event, known, self.ledger))
+            self._recover(self.recovery.made_again(event, known, self.ledger))
             return
         if self.lineage.is_closed(event.id):
             self._out.append(m.Discard(event.rank, event.id))
@@ -163,13 +168,20 @@ class Coordinator:
         self.ledger.made(stage, epoch, event.rows)
         ways = {}
         for child in self.children[stage]:
-            if self._was_taken(self.edges[child], event.id):
-                self.ledger.at(child, epoch).before_rows += event.rows
-            elif self.edges[child].abandoned:
-                self.ledger.at(child, epoch).skipped += event.rows
+            edge = self.edges[child]
+            left = edge.left_of(event.id, event.rows)
+            rows = event.rows if left is None else count(left)
+            self.ledger.at(child, epoch).before_rows += event.rows - rows
+            if self._was_taken(edge, event.id):
+                self.ledger.at(child, epoch).before_rows += rows
+            elif edge.abandoned:
+                self.ledger.at(child, epoch).skipped += rows
+            elif left == []:
+                edge.passed(event.id)
             else:
-                ways[child] = Way(event.rank)
+                ways[child] = Way(event.rank, left=left)
         batch = Batch(event.id, event.rows, event.size, ways, {event.rank})
+        batch.cut = any(way.left is not None for way in ways.values())
         root = self.lineage.root_of(event.id)
         root.batches[event.id] = batch
         if not ways:  # it is kept in mind all the same: it may be made again, and counts once
@@ -208,7 +220,7 @@ class Coordinator:
             self._take_in(event.rank, event.id)
             self.edges[stage].open[epoch] -= 1
         if root is not None:
-            self.recovery.settle_lost(event, root, self.ledger)
+            self._recover(self.recovery.settle_lost(event, root, self.ledger))
             self.lineage.close_if_over(event.id[:3])
         if not event.redo:
             self._count(event.rank, epoch, event.rows_in)
@@ -237,7 +249,8 @@ class Coordinator:
         batch = edge.held[event.rank].get(event.id)
         if batch is not None and batch.ways[event.rank.stage].status is Status.SENT:
             self._out.extend(self.recovery.arrived(batch, event.rank.stage))
-            if edge.shared:
+            complete = edge.line is None or edge.line.arrived(event.id)
+            if edge.shared and complete:
                 self._arrived(edge, event.id[0], event.rank)
 
     def _arrived(self, edge: Edge, epoch: int, rank: RankId) -> None:
@@ -250,14 +263,20 @@ class Coordinator:
         self._out.extend(self.recovery.recalled(event))
 
     def _on_consumed(self, event: m.Consumed) -> None:
-        batch = self.edges[event.rank.stage].held[event.rank].get(event.id)
-        if batch is not None:
-            self._count(event.rank, event.id[0], batch.rows)
+        edge = self.edges[event.rank.stage]
+        batch = edge.held[event.rank].get(event.id)
+        if batch is None:
+            return
+        self._count(event.rank, event.id[0], batch.rows)
+        if event.rank.stage in self.stores:
+            self.stores[event.rank.stage].taken(event.rank, event.id)
+        # The parts of a batch are taken with the last of them.
+        names = [event.id] if edge.line is None else edge.line.consumed(event.id)
+        if names:
             # First they follow it, for it may be the last of its root, which then is closed.
-            self._track(event.rank, lambda tracker: tracker.taken(event.rank, event.id))
-            if event.rank.stage in self.stores:
-                self.stores[event.rank.stage].taken(event.rank, event.id)
-            self._take_in(event.rank, event.id)
+            self._track(event.rank, lambda tracker: tracker.taken(event.rank, *names))
+        for name in names:
+            self._take_in(event.rank, name)
 
     def _on_stored(self, event: m.Stored) -> None:
         if event.rank.stage in self.stores:
@@ -293,6 +312,8 @@ class Coordinator:
         edge = self.edges[rank.stage]
         batch = edge.held[rank].pop(name, None)
         if batch is not None:
+            if batch.ways[rank.stage].status is Status.LOST:  # and is not to be made again any more
+                edge.lost[name[0]] -= 1
             edge.credit.give_back(rank, batch.size, name[0])
             rounds = edge.rounds_if_open(edge.epoch)
             if rounds is not None:
@@ -316,6 +337,8 @@ class Coordinator:
             entry.rows_in += event.rows
             for name in [name for name in edge.held[event.rank] if name[0] == event.epoch]:
                 self._take_in(event.rank, name)  # what the tail rule dropped was never consumed
+            if edge.line is not None:
+                edge.line.drop(event.rank, event.epoch)
             self._track(event.rank, lambda tracker: tracker.epoch_done(event.rank, event.epoch))
             if event.rank.stage in self.stores:
                 self._out.extend(self.stores[event.rank.stage].ended(event.rank, event.epoch))
@@ -364,8 +387,15 @@ class Coordinator:
         edge.returned.add(event.rank)
         self._track(event.rank, lambda tracker: self._check_none_left(edge, tracker))
         self._track(event.rank, Tracker.give_up)
-        for name in list(edge.held[event.rank]):
+        for name, batch in list(edge.held[event.rank].items()):
+            has_come = batch.ways[event.rank.stage].status is Status.HELD
             self._take_in(event.rank, name)
+            if edge.shared and edge.line is None and not has_come:  # no other rank is to wait for it
+                self._arrived(edge, name[0], event.rank)
+        if edge.line is not None:
+            for cut in edge.line.drop(event.rank):
+                if edge.shared:
+                    self._arrived(edge, cut.epoch, event.rank)
         self._left(edge)
         self._out.extend(self.worlds.returned(edge, event.rank))
 
@@ -390,11 +420,13 @@ class Coordinator:
         self._end_or_go_on(event.rank, m.Fail(Cause.USER, "a function raised", event.rank, event.error, event.again))
 
     def _on_died(self, event: m.Died) -> None:
-        actions = self.recovery.bury(event)
-        self.finished = any(isinstance(action, m.Fail) for action in actions)
-        self._out.extend(actions)
+        self._recover(actions := self.recovery.bury(event))
         if not self.finished and any(isinstance(action, m.Left) for action in actions):
             self._left(self.edges[event.rank.stage])  # it was on its way out, and may be the last that had not returned
+
+    def _recover(self, actions: list[Action]) -> None:
+        self.finished = any(isinstance(action, m.Fail) for action in actions)
+        self._out.extend(actions)
 
     def _end_or_go_on(self, rank: RankId, cause: m.Fail) -> None:
         """A stage has failed. The run goes on where other branches may; when the last has failed, the first is the cause."""
@@ -437,6 +469,8 @@ class Coordinator:
     def _advance(self, edge: Edge) -> None:
         self._give_away(edge)
         while not self.finished and self._may_close(edge):
+            if edge.line is not None:
+                self.dealing.close(edge)
             self._settle_tail(edge)
             if self.finished:
                 return
@@ -472,8 +506,11 @@ class Coordinator:
                 return
             del edge.late[batch.id]
             self._send(edge, batch, to)
+        if edge.line is not None:
+            self.dealing.deal(edge)
+            return
         while (ready := edge.next_ready()) is not None:
-            to = self._receiver(edge, ready)
+            to = self._receiver(edge, ready, ready.size)
             if to is None:
                 return
             edge.take_ready(ready)
@@ -486,8 +523,7 @@ class Coordinator:
             else:
                 self._send(edge, ready, to)
 
-    def _receiver(self, edge: Edge, batch: Batch) -> RankId | None:
-        size = batch.size
+    def _receiver(self, edge: Edge, batch: Batch, size: int) -> RankId | None:
         if edge.rules.by_split:
             to = edge.ranks[self.source.owners[batch.id[0]][batch.id[1]] % len(edge.ranks)]
             return to if to in edge.returned or edge.credit.has_room(to, size, edge.epoch) else None
@@ -502,23 +538,28 @@ class Coordinator:
                 return None
         return None
 
-    def _send(self, edge: Edge, batch: Batch, to: RankId) -> None:
+    def _send(self, edge: Edge, batch: Batch, to: RankId, cut: Cut | None = None) -> None:
         way, epoch = batch.ways[edge.rules.index], batch.id[0]
-        if not way.redo:
-            given = edge.given.setdefault(epoch, {})
-            way.place = given.get(to, 0)
-            given[to] = way.place + 1
+        if cut is not None:
+            assert edge.line is not None
+            way.place, way.index = cut.place, edge.line.add(cut, batch)
+        elif not way.redo:
+            way.place = edge.next_place(to)
         way.status, way.to = Status.SENT, to
         edge.held[to][batch.id] = batch
         edge.credit.charge(to, batch.size, epoch)
         if edge.rules.kind == "map":
             edge.open[epoch] = edge.open.get(epoch, 0) + 1
         last = not batch.is_wanted_of(way.sender)
-        self._out.append(m.Send(way.sender, batch.id, to, way.place, last, redo=way.redo))
+        skip, take = (0, None) if batch.whole is None else batch.id[-2:]
+        self._out.append(
+            m.Send(way.sender, batch.made, to, way.place, last, redo=way.redo, index=way.index, skip=skip, take=take)
+        )
 
     def _skip(self, edge: Edge, batch: Batch) -> None:
         """Nobody at this edge wants the batch."""
-        self.ledger.at(edge.rules.index, batch.id[0]).skipped += batch.rows
+        left = batch.ways[edge.rules.index].left
+        self.ledger.at(edge.rules.index, batch.id[0]).skipped += batch.rows if left is None else count(left)
         self.lineage.done(batch, edge.rules.index)
         self._out.extend(self.recovery.let_go(batch, batch.ways[edge.rules.index].sender))
 
@@ -545,12 +586,17 @@ class Coordinator:
     def _fill(self, edge: Edge, rounds: Rounds, giver: RankId, lacking: list[RankId], tail: Tail) -> None:
         """The giver sends a copy of its last batch to the ranks that lack one."""
         edge.filled.add(edge.epoch)
-        name = next(name for name in reversed(edge.held[giver]) if name[0] == edge.epoch)
+        if edge.line is None:
+            names = [next(name for name in reversed(edge.held[giver]) if name[0] == edge.epoch)]
+        else:
+            names = edge.line.last[giver].names
+            names = names[:1] if tail is Tail.PAD else names
         for rank in lacking:
-            given = edge.given.setdefault(edge.epoch, {})
-            place = given.get(rank, 0)
-            given[rank] = place + 1
-            self._out.append(m.Send(giver, name, rank, place, False, tail))
+            place = edge.next_place(rank)
+            for index, name in enumerate(names):
+                self._out.append(m.Send(giver, name, rank, place, False, tail, index=index))
+            if edge.line is not None:
+                edge.line.parts[edge.epoch, rank] += len(names)
 
     def _tell_ends(self, edge: Edge) -> None:
         """Tell the ranks of a stage which epochs have ended for them, and when the stream has."""
@@ -559,7 +605,12 @@ class Coordinator:
             if not (edge.epoch > epoch if edge.is_consumer else self._stage_ended(edge, epoch)):
                 return
             edge.told += 1
-            self._out.extend(m.EpochEnd(rank, epoch, *self._share(edge, epoch, rank)) for rank in self._present(edge))
+            self._out.extend(
+                m.EpochEnd(
+                    rank, epoch, *self._share(edge, epoch, rank), parts=edge.line.parts[epoch, rank] if edge.line else 0
+                )
+                for rank in self._present(edge)
+            )
             edge.forget_rounds(epoch)
         if not edge.told_end and edge.ended and (edge.is_consumer or self._is_drained(edge)):
             edge.told_end = True

@@ -33,9 +33,13 @@ class Once:
         self.next = 0
         self._early: set[int] = set()
 
+    def has(self, number: int) -> bool:
+        """Whether the number has come."""
+        return number < self.next or number in self._early
+
     def is_new(self, number: int) -> bool:
         """Whether the number comes for the first time; from then on it has come."""
-        if number < self.next or number in self._early:
+        if self.has(number):
             return False
         self._early.add(number)
         while self.next in self._early:

@@ -12,6 +12,7 @@ from ghee.protocol.credit import Credit
 from ghee.protocol.lineage import Batch
 from ghee.protocol.messages import Action, BatchId, EpochEnd, RankId, StreamEnd, Tail, WhenSlow
 from ghee.protocol.position import Position
+from ghee.protocol.recut import Line, without
 from ghee.protocol.share import Rounds
 from ghee.protocol.source_order import Sequence
 
@@ -28,7 +29,8 @@ class StageRules:
     this stage fails, as long as another such stage has not. `begin`: of how many worlds the stage consists at the beginning,
     where they may join late and leave; `ranks` are then those that may be there at most. `stores`: a sink whose ranks say
     what they have stored, and which goes on after it. `by_split`: all batches that come of a split go to one rank, which
-    its owner is (`SourceRules.owners`).
+    its owner is (`SourceRules.owners`). `rebatch`: batches come to a loop or a sink with exactly so many rows, but for an
+    epoch's last, which `drop_last` leaves out.
     """
 
     index: int
@@ -47,6 +49,8 @@ class StageRules:
     begin: int | None = None
     stores: bool = False
     by_split: bool = False
+    rebatch: int | None = None
+    drop_last: bool = False
 
 
 @dataclass
@@ -107,6 +111,8 @@ class Edge:
         self.parting: set[RankId] = set()
         self.filled: set[int] = set()
         self.restarts: dict[int, int] = {}
+        self.line = None if rules.rebatch is None else Line(rules.rebatch, drop_last=rules.drop_last)
+        self._parts = {} if taken is None or self.line is None else taken.parts()
         self._rounds: dict[int, Rounds] = {}
         self._sequences: dict[int, Sequence] = {}
 
@@ -175,6 +181,8 @@ class Edge:
     def forget_rounds(self, epoch: int) -> None:
         """The ranks were told how many batches the epoch has."""
         self._rounds.pop(epoch, None)
+        if self.line is not None:
+            self.line.forget(epoch)
 
     def counted(self, prefix: BatchId, children: int) -> None:
         """The number of children of a name has become known; matters where order does."""
@@ -188,6 +196,22 @@ class Edge:
             taken = self.taken if self.taken is not None and self.taken.epoch == epoch else None
             self._sequences[epoch] = Sequence(epoch, self._source.splits(epoch), self.rules.depth, taken)
         return self._sequences[epoch]
+
+    def next_place(self, rank: RankId) -> int:
+        """The place of a further batch of this epoch at a rank, which counts as given."""
+        given = self.given.setdefault(self.epoch, {})
+        given[rank] = given.get(rank, 0) + 1
+        return given[rank] - 1
+
+    def left_of(self, name: BatchId, rows: int) -> list[tuple[int, int]] | None:
+        """The rows of a batch that no earlier run has taken; None for all of them."""
+        taken = self._parts.get(name)
+        return None if taken is None else without(rows, taken)
+
+    def passed(self, name: BatchId) -> None:
+        """A batch comes by of which an earlier run has taken every row, in parts."""
+        if self.rules.ordered and self.epoch <= name[0]:
+            self._sequence(name[0]).passed(name)
 
     def add_ready(self, batch: Batch) -> None:
         """A batch waits to be given away."""
@@ -212,6 +236,8 @@ class Edge:
         """Every batch of this epoch was given away: the next epoch begins."""
         self._sequences.pop(self.epoch, None)
         self.ready.pop(self.epoch, None)
+        if self.line is not None:
+            self.line.go_on()
         self.epoch += 1
 
     def world_of(self, rank: RankId) -> list[RankId]:

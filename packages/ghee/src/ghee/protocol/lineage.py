@@ -34,7 +34,8 @@ class Way:
     `sender` has it in its outbox or was told to send it. `redo`: it had been at a rank that died, so no count of an
     epoch includes it. `recalled`: its sender has died and it is not known yet whether it has arrived; `spare` is a rank
     that has made it again meanwhile. `missed`: it went past the stage once and is made again for it, so it goes past
-    no more.
+    no more. `index`: of a part, its number among those of its place. `left`: the rows that are to be given away, as ranges
+    (first, number); None for all.
     """
 
     sender: RankId
@@ -45,13 +46,17 @@ class Way:
     recalled: bool = False
     spare: RankId | None = None
     missed: bool = False
+    index: int = 0
+    left: list[tuple[int, int]] | None = None
 
 
 @dataclass(slots=True)
 class Batch:
     """A batch and its ways to the stages that follow its maker's.
 
-    `seen`: the ranks that have announced it since their function was last done with its input.
+    `seen`: the ranks that have announced it since their function was last done with its input. `whole`: the batch that this
+    is a part of; `parts`: those of its own parts that have not arrived. `cut`: some of its rows were given away, so that
+    their number must not change.
     """
 
     id: BatchId
@@ -59,12 +64,38 @@ class Batch:
     size: int
     ways: dict[int, Way]
     seen: set[RankId]
+    whole: Batch | None = None
+    parts: dict[BatchId, Batch] | None = None
+    cut: bool = False
+
+    @property
+    def made(self) -> BatchId:
+        """The name under which it lies in its maker's outbox."""
+        return self.id if self.whole is None else self.whole.id
+
+    @property
+    def key(self) -> BatchId:
+        """Tells it from every other, where two stages are given parts of one batch that are cut at the same rows."""
+        return self.id if self.whole is None else (*self.id, *self.ways)
+
+    @property
+    def family(self) -> list[Batch]:
+        """The batch itself, and its parts that have not arrived."""
+        return [self, *self.parts.values()] if self.parts else [self]
 
     def is_wanted_of(self, rank: RankId) -> bool:
-        """Whether the rank must keep it in its outbox."""
-        for way in self.ways.values():  # noqa: SIM110  this is asked three times for each batch, and `any` costs more
+        """Whether the rank must keep it, or what it is a part of, in its outbox."""
+        if self.whole is not None:
+            return self.whole.is_wanted_of(rank)
+        for way in self.ways.values():
             if (way.status is Status.READY and way.sender == rank) or way.spare == rank:
                 return True
+        if self.parts:
+            return any(
+                (way.status is Status.READY and way.sender == rank) or way.spare == rank
+                for part in self.parts.values()
+                for way in part.ways.values()
+            )
         return False
 
     def depends_on(self, rank: RankId) -> bool:
@@ -89,7 +120,8 @@ class Root:
 
     def lost(self) -> bool:
         """Whether something of it must be made again."""
-        return any(way.status is Status.LOST for batch in self.batches.values() for way in batch.ways.values())
+        families = (member for batch in self.batches.values() for member in batch.family)
+        return any(way.status is Status.LOST for member in families for way in member.ways.values())
 
 
 class Lineage:
@@ -143,6 +175,8 @@ class Lineage:
         way = batch.ways[stage]
         if way.status is not Status.DONE:
             way.status = Status.DONE
+            if batch.whole is not None and batch.whole.parts:
+                batch.whole.parts.pop(batch.key, None)
             self.roots[batch.id[:3]].open -= 1
             self.close_if_over(batch.id[:3])
 

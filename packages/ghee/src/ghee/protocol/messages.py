@@ -2,7 +2,8 @@
 
 A batch is named by the way it came to be: `(epoch, split, seq, out, out, ...)`: the epoch, the split it was read from,
 its place in the split, and one index per function it has passed through. The name is the lineage: a batch that was
-lost with its rank is made again under the same name, so it can never be counted twice.
+lost with its rank is made again under the same name, so it can never be counted twice. Where batches are cut anew, a part
+of one is named like it, and by the rows that were left out and those that were taken: `(*name, skip, take)`.
 """
 
 from __future__ import annotations
@@ -241,7 +242,8 @@ class GiveBack(NamedTuple):
 class Send(NamedTuple):
     """Send the batch to another rank, as the `place`-th of its epoch there. `last`: forget it then.
 
-    `fill` is set where the batch stands in for one that the tail does not have.
+    `fill` is set where the batch stands in for one that the tail does not have. Where batches are cut anew, this is part
+    `index` of the one at the place: `take` rows after the first `skip`, or all of them where that is None.
     """
 
     rank: RankId
@@ -251,6 +253,9 @@ class Send(NamedTuple):
     last: bool
     fill: Tail | None = None
     redo: bool = False
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which nobody wants of an action
+    skip: int = 0
+    take: int | None = None
 
 
 class Discard(NamedTuple):
@@ -323,7 +328,8 @@ class Release(NamedTuple):
 class EpochEnd(NamedTuple):
     """The epoch has exactly `batches` batches for this rank; `sent` were sent to it, the tail among them.
 
-    `commit` is what a sink with transactions commits with them: the driver's, nothing that the rules look at.
+    `commit` is what a sink with transactions commits with them: the driver's, nothing that the rules look at. `parts`:
+    where batches are cut anew, of how many parts those consist that were sent.
     """
 
     rank: RankId
@@ -331,6 +337,7 @@ class EpochEnd(NamedTuple):
     batches: int
     sent: int
     commit: object = None
+    parts: int = 0
 
 
 class StreamEnd(NamedTuple):

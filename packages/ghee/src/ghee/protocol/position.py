@@ -29,7 +29,8 @@ class Position:
     """What was taken at one edge: every epoch before `epoch`, and of this one what is named.
 
     `splits` are places in the epoch's order whose batches were all taken. `roots` are batches of the source, by split, with
-    their rows, of which everything was taken. `batches` are single batches that came of other roots.
+    their rows, of which everything was taken. `batches` are single batches that came of other roots, and parts of such,
+    where batches are cut anew.
     """
 
     epoch: int = 0
@@ -47,6 +48,16 @@ class Position:
     def has(self, name: BatchId) -> bool:
         """Whether a batch was taken."""
         return self.has_root(name) or name in self.batches
+
+    def parts(self) -> dict[BatchId, list[tuple[int, int]]]:
+        """What was taken of single batches, by their names: ranges of rows, the first and the number of each.
+
+        Of an edge where batches are cut anew; elsewhere the names are those of whole batches.
+        """
+        found: dict[BatchId, list[tuple[int, int]]] = {}
+        for *name, skip, take in self.batches:
+            found.setdefault(tuple(name), []).append((skip, take))
+        return found
 
     def common(self, other: Position) -> Position:
         """What was taken here and there, as far as whole roots go: the rest must be made again for one of them."""
@@ -100,6 +111,7 @@ class Tracker:
         self._at: dict[RankId, Step] = dict.fromkeys(self._ranks, Step(start.epoch, 0))
         self._ranks_in: Counter[int] = Counter({start.epoch: len(self._ranks)})
         self._rounds: dict[Step, list[BatchId]] = {}
+        self._taken_at: Counter[Step] = Counter()
         self._open: Counter[BatchId] = Counter()
         self._batches: dict[BatchId, set[BatchId]] = {}
         self._rows: dict[BatchId, int] = {}
@@ -110,20 +122,25 @@ class Tracker:
         self._steps = 0
         lineage.watch.append(self._closed)
 
-    def taken(self, rank: RankId, name: BatchId) -> None:
-        """The rank is done with a batch. Raises Uneven if it has passed a step at which others made a checkpoint."""
+    def taken(self, rank: RankId, *names: BatchId) -> None:
+        """The rank is done with a batch, or with one that consists of several parts.
+
+        Raises Uneven if it has passed a step at which others made a checkpoint.
+        """
         if self._is_given_up:
             return
         if len(self._ranks) == 1:  # no other rank to wait for
-            self._keep(name)
+            for name in names:
+                self._keep(name)
             return
-        before = self._at[rank]
-        at = self._move(rank, Step(name[0], before.number + 1 if before.epoch == name[0] else 1))
+        before, epoch = self._at[rank], names[0][0]
+        at = self._move(rank, Step(epoch, before.number + 1 if before.epoch == epoch else 1))
         self._check_not_past(rank, at)
-        names = self._rounds.setdefault(at, [])
-        names.append(name)
-        self._open[name[:3]] += 1
-        if len(names) == len(self._ranks) and not self._asked:
+        self._rounds.setdefault(at, []).extend(names)
+        self._taken_at[at] += 1
+        for name in names:
+            self._open[name[:3]] += 1
+        if self._taken_at[at] == len(self._ranks) and not self._asked:
             self._fold(at)
 
     def epoch_done(self, rank: RankId, epoch: int) -> None:
@@ -220,6 +237,7 @@ class Tracker:
     def _fold(self, upto: Step) -> None:
         """Nobody can ask for a position before `upto` any more."""
         for at in [at for at in self._rounds if at <= upto]:
+            del self._taken_at[at]
             for name in self._rounds.pop(at):
                 self._settled(name)
 

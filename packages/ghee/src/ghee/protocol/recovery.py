@@ -13,7 +13,7 @@ from ghee.protocol import messages as m
 from ghee.protocol.edge import Edge
 from ghee.protocol.ledger import Ledger
 from ghee.protocol.lineage import Batch, Lineage, Root, Status, Way
-from ghee.protocol.messages import Action, BatchId, RankId
+from ghee.protocol.messages import Action, BatchId, Cause, RankId
 from ghee.protocol.splits import Splits
 
 
@@ -29,7 +29,7 @@ class Recovery:
 
     def depends_on(self, rank: RankId, batch: Batch) -> None:
         """Until it has arrived everywhere, the batch would be lost with the rank."""
-        self._from.setdefault(rank, {})[batch.id] = batch
+        self._from.setdefault(rank, {})[batch.key] = batch
 
     def is_needed(self, rank: RankId) -> bool:
         """Whether something would be lost if the rank were gone now."""
@@ -39,8 +39,10 @@ class Recovery:
         """The batch has arrived at one of the stages that it was on its way to."""
         way = batch.ways[stage]
         way.status, way.recalled = Status.HELD, False
+        if batch.whole is not None and batch.whole.parts:
+            batch.whole.parts.pop(batch.key, None)
         if not batch.depends_on(way.sender):
-            self._from.get(way.sender, {}).pop(batch.id, None)
+            self._from.get(way.sender, {}).pop(batch.key, None)
         return self._drop_spare(batch, way)
 
     def _drop_spare(self, batch: Batch, way: Way) -> list[Action]:
@@ -48,16 +50,21 @@ class Recovery:
         if spare is None or batch.is_wanted_of(spare):
             return []
         if not batch.depends_on(spare):
-            self._from.get(spare, {}).pop(batch.id, None)
-        return [m.Discard(spare, batch.id)]
+            self._from.get(spare, {}).pop(batch.key, None)
+        return [m.Discard(spare, batch.made)]
 
     def let_go(self, batch: Batch, sender: RankId) -> list[Action]:
         """A stage wants the batch no more: its maker throws it away unless another stage still waits for it."""
         if batch.is_wanted_of(sender):
             return []
         if not batch.depends_on(sender):
-            self._from.get(sender, {}).pop(batch.id, None)
-        return [m.Discard(sender, batch.id)]
+            self._from.get(sender, {}).pop(batch.key, None)
+        return [m.Discard(sender, batch.made)]
+
+    def dealt(self, batch: Batch, sender: RankId) -> None:
+        """All rows of a batch were given away, as parts, on which what would be lost depends from now on."""
+        if not batch.depends_on(sender):
+            self._from.get(sender, {}).pop(batch.key, None)
 
     def make_missed(self, batch: Batch, stage: int) -> None:
         """A batch that went past a slow stage is made again for it, as if it had been lost before it was given away."""
@@ -144,7 +151,7 @@ class Recovery:
             if batch.id[:3] in root.finished:
                 self._splits.read_again(batch.id[:3])
         else:
-            parent = root.batches[batch.id[:-1]]
+            parent = root.batches[batch.made[:-1]]
             if parent.ways[maker.rules.index].status is Status.DONE:
                 self._lose(parent, maker.rules.index, again_at=None)
 
@@ -166,9 +173,9 @@ class Recovery:
         """Nobody at this edge wants anything any more, so nothing needs to be made again for it."""
         stage = edge.rules.index
         for root in list(self._lineage.roots.values()):
-            for batch in list(root.batches.values()):
-                if stage in batch.ways and batch.ways[stage].status is Status.LOST:
-                    self._lineage.done(batch, stage)
+            for member in [member for batch in root.batches.values() for member in batch.family]:
+                if stage in member.ways and member.ways[stage].status is Status.LOST:
+                    self._lineage.done(member, stage)
         edge.lost.clear()
 
     # ── making again ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -178,23 +185,27 @@ class Recovery:
         actions: list[Action] = []
         batch.seen.add(event.rank)
         had, found = batch.is_wanted_of(event.rank), []
-        for stage, way in batch.ways.items():
-            if way.status is Status.LOST:
-                way.sender, way.status = event.rank, Status.READY
-                found.append(stage)
-                self._edges[stage].lost[batch.id[0]] -= 1
-            elif way.recalled and way.spare is None:
-                way.spare = event.rank
+        for member in batch.family:
+            for stage, way in member.ways.items():
+                if way.status is Status.LOST:
+                    way.sender, way.status = event.rank, Status.READY
+                    found.append((member, stage))
+                    self._edges[stage].lost[batch.id[0]] -= 1
+                elif way.recalled and way.spare is None:
+                    way.spare = event.rank
+            if member.depends_on(event.rank):
+                self.depends_on(event.rank, member)
         if had or not batch.is_wanted_of(event.rank):  # one copy is enough
             actions.append(m.Discard(event.rank, event.id))
         if not batch.is_wanted_of(event.rank):
             return actions
-        self.depends_on(event.rank, batch)
         if event.rows != batch.rows:
+            if batch.cut:
+                return [*actions, _not_the_same(event.rank, batch, f"{event.rows:,}")]
             ledger.remade(event.rank.stage, event.id[0], event.rows - batch.rows)
             batch.rows, batch.size = event.rows, event.size
-        for stage in found:
-            self._offer(batch, stage, batch.ways[stage], actions)
+        for member, stage in found:
+            self._offer(member, stage, member.ways[stage], actions)
         return actions
 
     def _offer(self, batch: Batch, stage: int, way: Way, actions: list[Action]) -> None:
@@ -210,31 +221,52 @@ class Recovery:
         """To the rank that waits for it, at its old place; it is charged there already."""
         assert way.to is not None
         way.status, way.sender = Status.SENT, sender
-        return m.Send(sender, batch.id, way.to, way.place, not batch.is_wanted_of(sender), redo=way.redo)
+        skip, take = (0, None) if batch.whole is None else batch.id[-2:]
+        return m.Send(
+            sender, batch.made, way.to, way.place, not batch.is_wanted_of(sender), redo=way.redo,
+            index=way.index, skip=skip, take=take,
+        )  # fmt: skip
 
     def rows_made_of(self, event: m.Finished, root: Root) -> int:
         """The rows that came of an input whose function was begun by a rank that died, and done by another."""
         return sum(batch.rows for batch in self._children(event, root))
 
-    def settle_lost(self, event: m.Finished, root: Root, ledger: Ledger) -> None:
+    def settle_lost(self, event: m.Finished, root: Root, ledger: Ledger) -> list[Action]:
         """A function is done with an input: what is lost of its outputs, and was made by now, must be made once more.
 
         What was not made this time will never be: the function is not a function of its input alone. Those rows count as
-        dropped by it.
+        dropped by it; where some of them were given away already, the run cannot go on.
         """
         for batch in self._children(event, root):
-            lost = [stage for stage, way in batch.ways.items() if way.status is Status.LOST]
+            lost = [
+                (member, stage) for member in batch.family for stage, way in member.ways.items() if way.status is Status.LOST
+            ]
             if lost and event.rank in batch.seen:
                 if event.rank.stage == 0:
                     self._splits.read_again(event.id)
                 elif root.batches[event.id].ways[event.rank.stage].status is Status.DONE:
                     self._lose(root.batches[event.id], event.rank.stage, again_at=None)
+            elif lost and batch.cut:
+                return [_not_the_same(event.rank, batch, "none")]
             elif lost:
                 ledger.remade(event.rank.stage, event.id[0], -batch.rows)
-                for stage in lost:
+                for member, stage in lost:
                     self._edges[stage].lost[batch.id[0]] -= 1
-                    self._lineage.done(batch, stage)
+                    self._lineage.done(member, stage)
             batch.seen.discard(event.rank)
+        return []
 
     def _children(self, event: m.Finished, root: Root) -> list[Batch]:
         return [batch for batch in root.batches.values() if batch.id[:-1] == event.id]
+
+
+def _not_the_same(rank: RankId, batch: Batch, rows: str) -> m.Fail:
+    """A batch that was cut anew has come out otherwise: what was given away of it does not fit the rest any more."""
+    return m.Fail(
+        Cause.KILLED,
+        f"a rank was killed, and its function gave {rows} rows where it had given {batch.rows:,} for the same batch before "
+        f"({', '.join(map(str, batch.id))}): behind .rebatch() a function must give the same for the same batch "
+        "(seed what is random by what is in the batch)",
+        rank,
+        again=True,
+    )

@@ -51,6 +51,13 @@ class Rounds:
         if not self._open and not self._parked:
             self._open.extend(self.ranks)
 
+    def take_back(self, rank: RankId) -> None:
+        """The batch that was dealt last, to this rank, is not to be delivered."""
+        self.dealt -= 1
+        if self.dealt % len(self.ranks) == len(self.ranks) - 1:  # it had made its round full
+            self._open.clear()
+        self._open.appendleft(rank)
+
     def arrived(self, rank: RankId) -> int | None:
         """A batch has arrived at the rank. Returns the new number of released rounds if it grew."""
         place = self._arrived[rank]

@@ -19,6 +19,7 @@ class Sequence:
         """`depth` is the number of functions that the batches have passed through; `taken` is passed over."""
         self._counts: dict[BatchId, int] = {(epoch,): splits}
         self._taken = taken or Position()
+        self._passed: set[BatchId] = set()
         self._next: list[int] = [epoch, 0, 0] + [0] * depth
 
     def counted(self, prefix: BatchId, children: int) -> None:
@@ -33,11 +34,16 @@ class Sequence:
             name = tuple(self._next)
             if name in ready:
                 return name
-            if name in self._taken.batches:
+            if name in self._taken.batches or name in self._passed:
+                self._passed.discard(name)
                 self.taken()
                 continue
             if not self._pass_over():
                 return None
+
+    def passed(self, name: BatchId) -> None:
+        """A name is not to be waited for, though nobody has counted it as taken before."""
+        self._passed.add(name)
 
     def taken(self) -> None:
         """The name that `next` returned was taken."""

@@ -24,10 +24,11 @@ class Stores(Tracker):
         self._early: deque[tuple[Stored, list[BatchId]]] = deque()
         self._done = dict.fromkeys(self._ranks, start.epoch)
 
-    def taken(self, rank: RankId, name: BatchId) -> None:
+    def taken(self, rank: RankId, *names: BatchId) -> None:
         """The rank has written a batch; a part that holds it is not closed yet."""
-        self._unstored[rank].append(name)
-        self._open[name[:3]] += 1
+        for name in names:
+            self._unstored[rank].append(name)
+            self._open[name[:3]] += 1
 
     def stored(self, event: Stored) -> list[Keep]:
         """The rank's parts are closed. What is to be recorded now: nothing, while others are in an earlier epoch."""

@@ -117,7 +117,7 @@ class Batches:
             if self._manager.trace is not None:
                 self._manager.trace.worked(self._since, self._held.id, self._held.rows)
             if self._held.fill is None:
-                self._manager.tell(m.Consumed(self._manager.rank, self._held.id))
+                self._manager.tell(*(m.Consumed(self._manager.rank, name) for name in self._held.names))
         self._held, self._given = None, False
 
     def _deliver(self, arrived: Arrived) -> object:

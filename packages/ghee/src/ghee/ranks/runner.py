@@ -217,6 +217,7 @@ class _Reader:
         self._manager, self._task, self._place = manager, task, place
         self._function = _Function(task.function)
         self._source: Any = task.payload
+        self._least: int = getattr(self._source, "least_rows", 0)
         self._said: Counter[int] = Counter()
         self._orders: dict[int, list[Any]] = {}
 
@@ -261,7 +262,10 @@ class _Reader:
             manager.times.batches_in += 1
             manager.times.rows_in += count
             ordered = manager.settings.ordered
-            _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo, received=False)
+            if count < self._least:
+                manager.tell(m.Finished(manager.rank, name, count, 0, 0, step.redo))
+            else:
+                _apply(manager, self._function, name, batch, count, ordered=ordered, redo=step.redo, received=False)
             self._said[step.epoch] += 0 if step.redo else count
             self._place.at(None)
         partial = step.only is not None
@@ -390,7 +394,7 @@ def _run_write(manager: TransferManager, task: RankTask, place: _Where) -> objec
                 manager.trace.worked(began, step.id, step.rows)
             if stores:  # what came before this batch
                 tell_stored(step.id[0], writer.stored())
-            manager.tell(m.Consumed(manager.rank, step.id))
+            manager.tell(*(m.Consumed(manager.rank, name) for name in step.names))
             batches, rows = batches + 1, rows + step.rows
         return writer.close()
     except BaseException:

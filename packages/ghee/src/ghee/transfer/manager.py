@@ -28,7 +28,9 @@ from ghee.observe.times import Times
 from ghee.observe.trace import TRANSFER, Trace
 from ghee.protocol import messages as m
 from ghee.protocol.delivery import Deliver, Delivery, End, StreamEnded
+from ghee.protocol.joining import Joining
 from ghee.protocol.messages import Action, BatchId, Event, RankId, Tail
+from ghee.slicing import check_rows, joined, sliced
 from ghee.transfer.contract import Endpoint, Message, Parcel, Store
 from ghee.transfer.outbox import Made, Outbox
 from ghee.transfer.reading import read
@@ -69,7 +71,7 @@ class TransferManager:
         """Bytes of the largest batch that was made here."""
         self.has_warned = False
         self._endpoint, self._store, self._driver = endpoint, store, driver
-        self._delivery: Delivery[Arrived] = Delivery(settings.gated, settings.ordered, settings.epoch)
+        self._delivery = _delivery(settings)
         self._reads: deque[m.Read | m.EpochEnd | m.StreamEnd] = deque()
         self._outbox = Outbox()
         self._laid_down: deque[tuple[Made, Parcel]] = deque()
@@ -180,9 +182,13 @@ class TransferManager:
 
     def unpack(self, arrived: Arrived) -> object:
         """The batch itself. What it stands on is the caller's from now on."""
-        self._inbox.pop(arrived.id, None)
-        batch = decode(arrived.header, arrived.buffers)
-        arrived.buffers.clear()  # the batch holds on to what it needs
+        batches = []
+        for part in arrived.parts or (arrived,):
+            self._inbox.pop(part.id, None)
+            batch = decode(part.header, part.buffers)
+            part.buffers.clear()  # the batch holds on to what it needs
+            batches.append(batch if part.cut is None else sliced(batch, *part.cut))
+        batch = joined(batches) if len(batches) > 1 else batches[0]
         return no_rows(batch) if arrived.fill is Tail.PAD else batch
 
     def wait_for_room(self, upto: BatchId) -> bool:
@@ -205,6 +211,8 @@ class TransferManager:
     def emit(self, name: BatchId, batch: object) -> int:
         """Lay a batch into the outbox and announce it; returns its rows. `wait_for_room` is the caller's to call."""
         forked.check(self._pid, self.rank)
+        if self.settings.cuts:
+            check_rows(batch)
         encoded = encode(batch)
         made = Made(encoded.rows, encoded.size)
         is_early = made.size >= EARLY_BYTES
@@ -224,7 +232,7 @@ class TransferManager:
 
     def _lay_down(self, name: BatchId, encoded: Encoded) -> Parcel:
         began = time.perf_counter()
-        parcel = self._store.put(encoded, self.settings.receivers)
+        parcel = self._store.put(encoded, self.settings.receivers + self.settings.cuts)
         if self.trace is not None:
             self.trace.span("packs", began, batch=name, bytes=parcel.size)
         return parcel
@@ -368,12 +376,19 @@ class TransferManager:
         with self._changed:
             if arrived.redo:
                 self._delivery.arrived_again(arrived)
-            elif not self._delivery.arrived(arrived.id[0], arrived.place, arrived):
+            elif not self._put(arrived):
                 raise TransferError(
                     f"{arrived.sender} has sent batch {arrived.id} as number {arrived.place} of its epoch, which came before"
                 )
             if self.trace is not None:
                 self.trace.span("takes in", began, TRANSFER, arrived.id, bytes=arrived.size)
+
+    def _put(self, arrived: Arrived) -> bool:
+        epoch, place = arrived.id[0], arrived.place
+        if isinstance(self._delivery, Joining):
+            filled = arrived.fill is not None
+            return self._delivery.part_arrived(epoch, place, arrived.index, arrived.rows, arrived, fill=filled)
+        return self._delivery.arrived(epoch, place, arrived)
 
     def _on_instructions(self, instructions: Instructions) -> None:
         self._addresses.update(instructions.addresses)
@@ -402,7 +417,11 @@ class TransferManager:
             case m.Recorded():
                 self._recorded = action.number
             case m.EpochEnd():
-                self._delivery.ended(action.epoch, action.batches, action.sent, action.commit)
+                if isinstance(self._delivery, Joining):
+                    parts = action.parts
+                    self._delivery.parts_ended(action.epoch, action.batches, action.sent, parts, action.commit)
+                else:
+                    self._delivery.ended(action.epoch, action.batches, action.sent, action.commit)
                 self._reads.append(action)
             case m.StreamEnd():
                 self._delivery.stream_ended(action.epochs)
@@ -445,18 +464,35 @@ class TransferManager:
         if made.is_over:
             self._store.drop(parcel)
 
-    def _dispatch(self, action: m.Send, parcel: Parcel) -> None:
+    def _dispatch(self, action: m.Send, parcel: Parcel, of: Arrived | None = None) -> None:
+        """Send a batch, or a part of it; `of` is a part that stands in for one and was taken from the inbox."""
         to = self._addresses[action.to]
         note, frames = self._store.pack(parcel, to)
+        cut = None if action.take is None else (action.skip, action.take)
+        name, rows = (action.id, parcel.rows) if cut is None else ((*action.id, *cut), cut[1])
+        if of is not None:
+            cut, rows = of.cut, of.rows
+        elif cut is not None and frames:  # the bytes travel with the message: no more of them than are wanted
+            parcel, note, frames = self._cut_out(parcel, note, frames, cut, to)
+            cut = None
         head = Arrived(
-            action.id, parcel.rows, parcel.size, action.place, action.fill, action.redo, parcel.header,
-            self.rank, self._endpoint.address, note, [],
+            name, rows, parcel.size, action.place, action.fill, action.redo, parcel.header,
+            self.rank, self._endpoint.address, note, [], action.index, cut,
         )  # fmt: skip
         parcels = self._parcels[to]
         parcels.append((head, frames))
         self._parcels_size[to] = self._parcels_size.get(to, 0) + sum(len(frame) for frame in frames)
         if self._parcels_size[to] >= MESSAGE_BYTES:
             self._dispatch_all(to)
+
+    def _cut_out(
+        self, parcel: Parcel, note: object, frames: Sequence[Buffer], cut: tuple[int, int], to: str
+    ) -> tuple[Parcel, object, Sequence[Buffer]]:
+        batch = decode(parcel.header, self._store.open(self._endpoint.address, note, frames))
+        part = self._store.put(encode(sliced(batch, *cut)), 1)
+        note, frames = self._store.pack(part, to)
+        self._store.drop(part)
+        return part, note, frames
 
     def _dispatch_all(self, address: str) -> None:
         """Send what is to go to a rank, as one message."""
@@ -476,6 +512,20 @@ class TransferManager:
             arrived = self._inbox[action.id]
             views = [memoryview(buffer) for buffer in arrived.buffers]
             parcel = self._store.put(Encoded(arrived.header, views, arrived.rows), 1)
-            self._dispatch(action, parcel)
+            self._dispatch(action, parcel, arrived)
             self._dispatch_all(self._addresses[action.to])
             self._store.drop(parcel)
+
+
+def _delivery(settings: Settings) -> Delivery[Arrived]:
+    if settings.rebatch is None:
+        return Delivery(settings.gated, settings.ordered, settings.epoch)
+    return Joining(
+        settings.gated, settings.ordered, settings.epoch,
+        rows=settings.rebatch, drop_last=settings.drop_last, join=_put_together,
+    )  # fmt: skip
+
+
+def _put_together(parts: list[Arrived]) -> Arrived:
+    rows, size = sum(part.rows for part in parts), sum(part.size for part in parts)
+    return parts[0]._replace(rows=rows, size=size, parts=tuple(parts))

@@ -16,6 +16,9 @@ class Settings:
     """How a rank takes part: `receivers` is the number of edges that its outputs go to; `room` is what its outbox takes and
     `credit` the smallest of its receivers', both in bytes.
 
+    `cuts`: what it makes is cut anew by rows. `rebatch`: of how many rows its own batches are, which come to it in parts;
+    with `drop_last` it is not given one that has fewer.
+
     `epoch` is the first that it sees. A loop goes on from checkpoint `number`, after `step` batches; 0 is the beginning.
     `trace`: what happens is to be written down.
     """
@@ -25,6 +28,9 @@ class Settings:
     credit: int = 1
     gated: bool = False
     ordered: bool = False
+    cuts: bool = False
+    rebatch: int | None = None
+    drop_last: bool = False
     epoch: int = 0
     number: int = 0
     step: int = 0
@@ -40,7 +46,11 @@ class Welcome(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """A batch in the inbox. `sender` and `address` are who sent it; `buffers` is what it stands on, once it is here."""
+    """A batch in the inbox. `sender` and `address` are who sent it; `buffers` is what it stands on, once it is here.
+
+    `index` and `cut` are of a part: its number among those of its place, and which rows of the buffers' batch it is, the
+    first and how many, where it is not all. `parts`: what a batch is put together of.
+    """
 
     id: BatchId
     rows: int
@@ -53,6 +63,14 @@ class Arrived(NamedTuple):
     address: str
     note: object
     buffers: list[Buffer]
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a batch
+    cut: tuple[int, int] | None = None
+    parts: tuple[Arrived, ...] = ()
+
+    @property
+    def names(self) -> list[BatchId]:
+        """Of the batch, or of its parts."""
+        return [part.id for part in self.parts] or [self.id]
 
 
 class Freed(NamedTuple):
