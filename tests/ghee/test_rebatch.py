@@ -150,6 +150,30 @@ def test_branches_have_sizes_of_their_own(rows: str) -> None:
     assert Counter(i for batch in run.results["as it is"][0][0] for i in batch) == Counter(KEPT)
 
 
+def broad(batch: Any) -> dict[str, Any]:
+    """Some 400 kB: what is shared between ranks by its place in memory, and not sent."""
+    ids = np.asarray(batch["id"])
+    return {"id": ids, "wide": np.repeat(ids, 100).reshape(-1, 100)}
+
+
+def spoil(batches: ghee.Batches) -> list[list[list[int]]]:
+    """Writes into its batches when it has looked at them."""
+    epochs: list[list[list[int]]] = []
+    for epoch in batches.epochs():
+        epochs.append([])
+        for batch in epoch:
+            assert (batch["wide"] == batch["id"][:, None]).all()
+            epochs[-1].append(batch["id"].tolist())
+            batch["wide"][:] = batch["id"][:] = -1
+    return epochs
+
+
+def test_ranks_that_write_into_parts_of_one_batch_do_not_see_each_other(rows: str) -> None:
+    source = ghee.read(rows, batch_size=500, epochs=2).map(broad, replicas=2).rebatch(300)
+    run = ghee.run(source.loop(spoil, name="train", replicas=2, tail="pad"), on="local", progress=False)
+    check(run.results["train"], list(range(ROWS)), 300)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("tail", ["drop", "pad", "repeat"])
 def test_drop_last_leaves_the_short_batch_out(rows: str, ranks: int, tail: str) -> None:

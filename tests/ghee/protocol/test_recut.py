@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,7 @@ from simulation import SIZE, Consumer, Plan, Simulation
 from ghee.protocol import messages as m
 from ghee.protocol.edge import StageRules
 from ghee.protocol.joining import Joining
-from ghee.protocol.messages import BatchId, RankId, Tail
+from ghee.protocol.messages import BatchId, RankId, Tail, WhenSlow
 from ghee.protocol.position import Position
 from ghee.protocol.recut import count, without
 
@@ -142,6 +143,32 @@ def test_every_row_is_delivered_once_in_exact_batches(crashes: int, ordered: boo
             (stage.index, epoch) for stage in sim.plan.stages for epoch in range(case.epochs)
         }
         assert not sim.coordinator.lineage.roots
+
+
+@pytest.mark.parametrize("beside", ["worlds that come and go", "skip", "reread", "no end"])
+def test_exact_batches_beside_what_else_there_is(beside: str) -> None:
+    """Elastic maps, a slow branch that batches go past, epochs that are cut while it runs."""
+    done, seed = 0, 0
+    while done < CASES:
+        seed += 1
+        case = Case(f"{beside} {seed}")
+        stages, more = case.stages(ordered=False), {}
+        if beside == "worlds that come and go":
+            if not case.has_map:
+                continue
+            stages[1], more = replace(stages[1], begin=1, ranks=3), {"changes": 4}
+        elif beside == "no end":
+            more = {"endless": True}
+        elif case.plain:
+            stages[-1] = replace(stages[-1], when_slow=WhenSlow(beside), ranks=1, world=1)
+            more = {"slow": (len(stages) - 1,)}
+        else:
+            continue
+        sim = case.simulation(stages, crashes=seed % 3, **more)
+        assert isinstance(sim.run(), m.Finish), sim.outcome
+        check(case, sim, {}, ordered=False)
+        assert not sim.coordinator.lineage.roots
+        done += 1
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -420,7 +420,8 @@ class Coordinator:
         self._end_or_go_on(event.rank, m.Fail(Cause.USER, "a function raised", event.rank, event.error, event.again))
 
     def _on_died(self, event: m.Died) -> None:
-        self._recover(actions := self.recovery.bury(event))
+        actions = self.recovery.bury(event)
+        self._recover(actions)
         if not self.finished and any(isinstance(action, m.Left) for action in actions):
             self._left(self.edges[event.rank.stage])  # it was on its way out, and may be the last that had not returned
 
