@@ -96,6 +96,6 @@ def load(spec: str, store: Store, *, hit: bool = True) -> Dataset:
     if entry is None:
         raise NotFoundError(f"The build {build_id} is not in {store.place.url}.")
     manifest = store.manifest(entry["manifest"])
-    versions = [each["version"] for each in store.versions(manifest["name"]) if each["build_id"] == build_id]
-    version = versions[-1] if versions else None
-    return Dataset(manifest["name"], build_id, entry["content_id"], store, manifest, hit, version)
+    return Dataset(
+        manifest["name"], build_id, entry["content_id"], store, manifest, hit, store.version_of(manifest["name"], build_id)
+    )
