@@ -33,7 +33,7 @@ class SubPlan:
     reads: dict[str, list[str]]
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan:
     """A recipe that can be run: what it reads, what comes out, and the id of it all."""
 
@@ -47,6 +47,11 @@ class Plan:
     build_id: str
     subplans: list[SubPlan] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)  # incremental: every partition that the query may give rows of
+
+    def __repr__(self) -> str:
+        """One line, however many partitions there are."""
+        parts = f", {len(self.subplans)} partitions" if self.incremental else ""
+        return f"<cumin.Plan {self.recipe.name} {self.build_id[:15]} over {', '.join(self.tables) or 'nothing'}{parts}>"
 
     @property
     def incremental(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from cumin.analysis import Node, Query, common_tables, sources, table_name
-from cumin.ordering import group_expressions
+from cumin.ordering import Keys, group_expressions
 
 # What may stand in a predicate that is worked out on partition values: columns, constants, and plain arithmetic.
 _FOLDABLE = (
@@ -175,7 +175,8 @@ def _passed(reading: _Reading, select: exp.Select, source: Node, columns: Column
         or any(each.find(exp.Window) for each in select.selects)
     ):
         return {}
-    grouped = group_expressions(select) if select.args.get("group") is not None else []
+    names_read = frozenset().union(*reading.schemas.values())
+    grouped = group_expressions(select, Keys({}, columns=names_read)) if select.args.get("group") is not None else []
     if grouped is None:
         return {}
     names = [each.alias_or_name.lower() for each in select.selects]

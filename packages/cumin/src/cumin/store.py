@@ -51,6 +51,10 @@ def sealed(value: Mapping[str, Any]) -> bytes:
     return to_json({**value, "seal": blake3(to_json(dict(value))).hexdigest()})
 
 
+def _pass(point: str) -> None:
+    """The `reach` of a store that nobody watches. A function with a name, so that a store can be pickled."""
+
+
 def entry_path(build_id: str) -> str:
     """Where a build's entry lies."""
     return f"builds/{build_id[3:5]}/{build_id[3:]}.json"
@@ -74,7 +78,7 @@ class Store:
         url: str | os.PathLike[str],
         storage_options: Mapping[str, Any] | None = None,
         *,
-        reach: Callable[[str], None] = lambda point: None,
+        reach: Callable[[str], None] = _pass,
     ) -> None:
         self.place: Place = place(url, storage_options)
         self.reach = reach

@@ -282,8 +282,14 @@ def _lock(connection: engine.DuckDBPyConnection, relations: Mapping[str, Relatio
     """Nothing but the declared inputs and the spill folder can be read from here on."""
     roots = {relation.root.rstrip(os.sep) + os.sep for relation in relations.values() if relation.place.local}
     roots.add(str(target.folder) + os.sep)
+    # DuckDB asks for the file behind a symbolic link (DVC, git-annex, Hugging Face's cache, volumes of Kubernetes).
+    local = [path for relation in relations.values() if relation.place.local for path in relation.files]
+    behind = {real for path in local if (real := os.path.realpath(path)) != path and not real.startswith(tuple(roots))}
     allowed = ", ".join("'" + root.replace("'", "''") + "'" for root in sorted(roots))
     connection.execute(f"SET allowed_directories = [{allowed}]")
+    if behind:
+        paths = ", ".join("'" + path.replace("'", "''") + "'" for path in sorted(behind))
+        connection.execute(f"SET allowed_paths = [{paths}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
