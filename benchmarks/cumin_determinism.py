@@ -1,4 +1,4 @@
-"""Every construct of the notes' table of what varies in DuckDB, 20 builds each: refused, identical, or silently different.
+"""Constructs that vary in DuckDB, by the notes and by an attack, 20 builds each: refused, identical, silently different.
 
     python benchmarks/cumin_determinism.py --builds 20 --rows 1000000
 
@@ -21,7 +21,10 @@ from cumin.engines.duckdb_engine import DuckDB
 from cumin.store import Store
 
 RULES = ("float-sum", "order-sensitive", "numbering", "limit", "distinct-on", "sample", "volatile", "clock", "approximate",
-         "engine-hash", "asof-join", "unknown-aggregate", "not-understood")  # fmt: skip
+         "engine-hash", "asof-join", "unknown-aggregate", "not-understood",
+         "collation", "signed-zero", "using-key", "undeclared")  # fmt: skip
+# The same text in two cases, and the same number with two signs, by row.
+CASES, ZEROS = "(CASE WHEN k % 2 = 0 THEN 'a' ELSE 'A' END)", "(CASE WHEN k % 2 = 0 THEN 0.0 ELSE -0.0 END)::DOUBLE"
 CONSTRUCTS = {
     "sum(double)": "SELECT g, sum(x) AS v FROM t GROUP BY g",
     "ungrouped sum(double)": "SELECT sum(x) AS v FROM t",
@@ -53,6 +56,23 @@ CONSTRUCTS = {
     "seeded system sample": "SELECT k FROM t TABLESAMPLE system(10%) REPEATABLE (7)",
     "seeded reservoir sample": "SELECT k FROM t TABLESAMPLE reservoir(1000) REPEATABLE (7)",
     "hash(uid) % 10 = 0": "SELECT k FROM t WHERE hash(k) % 10 = 0",
+    "sum(COLUMNS(*))": "SELECT sum(COLUMNS(*)) FROM (SELECT k, x FROM t)",
+    "avg(COLUMNS(* EXCLUDE g))": "SELECT avg(COLUMNS(* EXCLUDE (g, s))) FROM t",
+    "alias hides the key, LIMIT": "SELECT k % 7 AS k, x FROM t ORDER BY k LIMIT 5",
+    "alias hides the key, DISTINCT ON": "SELECT DISTINCT ON (k) k % 7 AS k, x FROM t ORDER BY k",
+    "alias hides the key, GROUP BY": "SELECT k % 7 AS k, min(x) AS x FROM t GROUP BY k ORDER BY k LIMIT 5",
+    "ARRAY(SELECT)": "SELECT ARRAY(SELECT k FROM t) AS a",
+    "GROUP BY under COLLATE NOCASE": f"SELECT c, count(*) AS n FROM (SELECT {CASES} COLLATE NOCASE AS c FROM t) GROUP BY c",
+    "DISTINCT under COLLATE NOCASE": f"SELECT DISTINCT {CASES} COLLATE NOCASE AS c FROM t",
+    "UNION under COLLATE NOCASE": f"SELECT {CASES} COLLATE NOCASE AS c FROM t UNION SELECT 'a' FROM t",
+    "GROUP BY -0.0, then 1 / z": f"SELECT z, 1 / z AS v FROM (SELECT {ZEROS} AS z FROM t) GROUP BY z",
+    "GROUP BY -0.0, then text": f"SELECT z::VARCHAR AS v FROM (SELECT {ZEROS} AS z FROM t GROUP BY z)",
+    "DISTINCT -0.0, then text": f"SELECT z::VARCHAR AS v FROM (SELECT DISTINCT {ZEROS} AS z FROM t)",
+    "GROUP BY -0.0": f"SELECT z, count(*) AS n FROM (SELECT {ZEROS} AS z FROM t) GROUP BY z",
+    "SUMMARIZE": "FROM (SUMMARIZE t)",
+    "USING KEY": "WITH RECURSIVE r(a, b) USING KEY (a) AS (SELECT g, k FROM t UNION SELECT a, b FROM r WHERE b < 0) FROM r",
+    "json_execute_serialized_sql": "SELECT k, j.* FROM t, json_execute_serialized_sql(json_serialize_sql('SELECT 1')) j",
+    "CTE, its input's name": "WITH t AS (SELECT * FROM t WHERE g > 1) SELECT k, s FROM t ORDER BY k LIMIT 5",
     "hash_mod(uid, 10, 7) = 0": "SELECT k FROM t WHERE hash_mod(k, 10, 7) = 0",
 }
 

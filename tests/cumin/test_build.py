@@ -250,3 +250,33 @@ def test_one_id_with_two_contents_is_an_error_and_keeps_both(
     with pytest.raises(cumin.NonDeterministicBuildError, match="quarantine"):
         build(recipe)
     assert verify(store, None, level="bytes") == []
+
+
+def test_a_file_behind_a_symbolic_link_is_read_and_followed(tmp_path: Path) -> None:
+    """As DVC, git-annex, Hugging Face's cache and volumes of Kubernetes lay them."""
+    for folder, value in (("it's one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"v": [value]}), tmp_path / folder / "x.parquet")
+    (tmp_path / "secret.parquet").write_bytes((tmp_path / "two/x.parquet").read_bytes())
+    (tmp_path / "lake").mkdir()
+    link = tmp_path / "lake/x.parquet"
+    values = {
+        "sql": "SELECT v FROM t",
+        "inputs": {"t": cumin.files(tmp_path / "lake/*.parquet")},
+        "store": tmp_path / "store",
+    }
+    found = []
+    for folder in ("it's one", "two"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / folder / "x.parquet")
+        found.append(cumin.build("x", **values))
+    assert [each.to_table()["v"].to_pylist() for each in found] == [[1], [2]]
+    assert cumin.build("x", **values).hit
+
+
+def test_decimal_averages_of_distinct_values_are_over_the_rounded_ones(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.0, 1.0 + 1e-9, 2.0]}), tmp_path / "t.parquet")
+    sql = "SELECT avg(DISTINCT x) AS a, avg(x) AS b, count(DISTINCT x) AS n FROM t"
+    inputs = {"t": cumin.files(tmp_path / "t.parquet")}
+    ds = cumin.build("x", sql=sql, inputs=inputs, determinism="decimal", store=tmp_path / "store")
+    assert ds.to_table().to_pylist() == [{"a": 1.5, "b": pytest.approx(4 / 3), "n": 3}]

@@ -207,3 +207,12 @@ def test_what_has_no_content_id_is_refused() -> None:
         content_id(pa.table({"x": union}))
     with pytest.raises(RecipeError, match="Two columns are called 'x'"):
         content_id(pa.Table.from_arrays([pa.array([1]), pa.array([1])], names=["x", "x"]))
+
+
+def test_a_map_that_is_all_null_has_a_content_id() -> None:
+    kind = pa.map_(pa.string(), pa.int64())
+    none = pa.table({"m": pa.array([None, None], kind)})
+    some = pa.table({"m": pa.array([None, [("a", 1)]], kind)})
+    empty = pa.table({"m": pa.array([[], None], kind)})
+    assert len({content_id(each) for each in (none, some, none.slice(1), empty)}) == 4
+    assert content_id(none) == content_id(pa.table({"m": pa.chunked_array([none["m"].chunk(0)[:1]] * 2)}))

@@ -17,7 +17,38 @@ from cumin.errors import QueryError
 from cumin.planning import make_plan
 from cumin.rebuild import check_twice
 
+# From an attack: each of these varied, one thread or eight, and was let pass.
+VARIED = [
+    ("SELECT sum(COLUMNS(*)) FROM (SELECT k, x FROM t)", "float-sum", "1, column 8"),
+    ("SELECT avg(COLUMNS(* EXCLUDE (g, s))) FROM t", "float-sum", "1, column 8"),
+    ("SELECT k % 7 AS k, x FROM t ORDER BY k LIMIT 5", "limit", "1, column 40"),
+    ("SELECT k % 7 AS k, k + 1 AS j FROM t ORDER BY k, k + 1 LIMIT 5", "limit", "1, column 56"),
+    ("SELECT DISTINCT ON (k) k % 7 AS k, x FROM t ORDER BY k", "distinct-on", "1, column 8"),
+    ("SELECT k % 7 AS k, count(*) AS n, min(x) AS x FROM t GROUP BY k ORDER BY k LIMIT 5", "limit", "1, column 76"),
+    ("SELECT a FROM (SELECT k % 7 AS k, x AS a FROM t) ORDER BY k LIMIT 5", "limit", "1, column 61"),
+    ("SELECT ARRAY(SELECT k FROM t) AS a", "order-sensitive", "1, column 8"),
+    ("SELECT s COLLATE NOCASE AS s, count(*) AS n FROM t GROUP BY ALL", "collation", "1, column 10"),
+    ("SELECT s, count(*) AS n FROM (SELECT s COLLATE NOCASE AS s FROM t) GROUP BY s", "collation", "1, column 40"),
+    ("SELECT DISTINCT s COLLATE NOCASE AS s FROM t", "collation", "1, column 19"),
+    ("SELECT s COLLATE NOCASE AS s FROM t UNION SELECT s FROM t", "collation", "1, column 10"),
+    ("SELECT 1 / x AS y, count(*) AS n FROM t GROUP BY x", "signed-zero", "1, column 41"),
+    ("SELECT x::VARCHAR AS y FROM t GROUP BY x", "signed-zero", "1, column 31"),
+    ("SELECT count(*) AS n FROM t GROUP BY x HAVING 1 / x > 0", "signed-zero", "1, column 29"),
+    ("SELECT x::VARCHAR AS y FROM (SELECT x FROM t GROUP BY x)", "signed-zero", "1, column 46"),
+    ("SELECT y::VARCHAR AS y FROM (SELECT -x AS y FROM t GROUP BY y)", "signed-zero", "1, column 52"),
+    ("SELECT y::VARCHAR AS z FROM (SELECT -x AS y FROM t GROUP BY y)", "signed-zero", "1, column 52"),
+    ("SELECT y::VARCHAR AS z FROM (SELECT x AS y, g FROM t GROUP BY ROLLUP (x, g))", "signed-zero", "1, column 54"),
+    ("SELECT 1 / x AS y FROM (SELECT DISTINCT x FROM t)", "signed-zero", "1, column 32"),
+    ("SELECT 1 / x AS y FROM (SELECT x FROM t UNION SELECT x FROM t)", "signed-zero", "1, column 41"),
+    ("SELECT * FROM (SUMMARIZE t)", "approximate", "1, column 16"),
+    (
+        "WITH RECURSIVE r(a, b) USING KEY (a) AS (SELECT g, k FROM t UNION SELECT a, b + 1 FROM r WHERE b < 5) FROM r",
+        "using-key",
+        "1, column 24",
+    ),
+]
 REFUSED = [
+    *VARIED,
     ("SELECT g, sum(x) FROM t GROUP BY g", "float-sum", "1, column 11"),
     ("SELECT sum(x) FROM t", "float-sum", "1, column 8"),
     ("SELECT g, avg(x) FROM t GROUP BY g", "float-sum", "1, column 11"),
@@ -83,6 +114,17 @@ ALLOWED = [
     "SELECT * FROM t WHERE hash_mod(k, 10, 7) < 3",
     "SELECT a.k, b.s FROM t a JOIN t b ON a.k = b.k ORDER BY a.k, b.k LIMIT 9",
     "SELECT now FROM (SELECT k AS now FROM t)",
+    "SELECT sum(COLUMNS(*)) FROM (SELECT k AS a, g AS b FROM t)",
+    "SELECT k % 7 AS r, s FROM t ORDER BY r, k LIMIT 5",
+    "SELECT k % 7 AS k, s FROM t ORDER BY t.k LIMIT 5",
+    "SELECT k % 7 AS k, row_number() OVER (ORDER BY k) AS n FROM t",
+    "SELECT k % 7 AS r, count(*) AS n FROM t GROUP BY r ORDER BY n, r LIMIT 5",
+    "SELECT k FROM t WHERE s COLLATE NOCASE = 'S1' ORDER BY s COLLATE NOCASE",
+    "SELECT x, count(*) AS n, max(1 / x) AS m FROM t GROUP BY x",
+    "SELECT z::VARCHAR AS z FROM (SELECT x::DECIMAL(9, 6) AS y, y AS z FROM t GROUP BY ALL)",
+    "WITH t AS (SELECT * FROM t WHERE g > 1) SELECT k, s, row_number() OVER (ORDER BY k) AS n FROM t ORDER BY k LIMIT 5",
+    "WITH t AS (SELECT * FROM t WHERE g > 1) SELECT g, list(s ORDER BY k) AS l FROM t GROUP BY g",
+    "SELECT DISTINCT x FROM t",
 ]
 
 

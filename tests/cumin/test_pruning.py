@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import cumin
+from cumin.pruning import same_everywhere
 
 DAYS = 6
 BEFORE = "dt < DATE '2026-01-03'"
@@ -162,3 +163,30 @@ def test_any_query_gives_the_same_without_the_partitions_left_out(
         assert rows(tables, sql, found) == rows(tables, sql, ALL_DAYS), sql
         pruned += len(found) < DAYS
     assert pruned > 5
+
+
+@pytest.mark.parametrize(
+    ("condition", "same"),
+    {
+        "n >= 3 AND NOT n = 7": True,
+        "n IN (1, -2) OR n IS NULL": True,
+        "n BETWEEN 1 AND 3": True,
+        "d < CAST('2026-01-04' AS DATE)": True,
+        "s = 'a'": True,
+        "s IS NOT NULL": True,
+        "n = CAST(7.9 AS INT)": False,
+        "n = 7.9": False,
+        "n = '7'": False,
+        "s = 7": False,
+        "d < CAST('2026-01-04 00:00:00+00' AS TIMESTAMPTZ)": False,
+        "d < '2026-1-4'": False,
+        "n % 2 = 1": False,
+        "n = m": False,
+        "upper(s) = 'A'": False,
+        "n >= 3 AND n < 2.6": False,
+        "s LIKE 'a%'": False,
+        "f = 1": False,
+    }.items(),
+)
+def test_only_plain_comparisons_mean_the_same_in_every_engine(condition: str, same: bool) -> None:
+    assert same_everywhere(condition, {"n": "int", "m": "int", "s": "str", "d": "date", "f": "other"}) == same

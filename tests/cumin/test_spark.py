@@ -1,6 +1,7 @@
 """Spark, in local mode: the same data has the same content id as DuckDB's, and the same refusals."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,41 @@ def test_a_table_is_its_view_only_where_the_query_reads_it() -> None:
         ),
     ):
         assert tables.rewritten(sql) == wanted
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "Asia/Tokyo"])
+def test_moments_come_out_as_they_are_on_duckdb(tmp_path: Path, engine: Any, timezone: str) -> None:
+    import pyarrow.parquet as pq
+
+    moments = pa.array([0, 1_767_225_600_123_456, None], pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"k": [1, 2, 3], "tz": moments}), tmp_path / "t.parquet")
+    values = {
+        "sql": "SELECT k, tz FROM t",
+        "inputs": {"t": cumin.files(tmp_path / "t.parquet")},
+        "store": tmp_path / "store",
+    }
+    there = cumin.build("spark", **values, engine=replace(engine, timezone=timezone))
+    here = cumin.build("duckdb", **values)
+    assert there.to_table().sort_by("k")["tz"].to_pylist() == moments.to_pylist()
+    assert there.content_id == here.content_id
+    assert verify(Store(tmp_path / "store"), None, level="rows") == []
+
+
+def test_partitions_are_chosen_as_spark_would(tmp_path: Path, engine: Any) -> None:
+    import pyarrow.parquet as pq
+
+    for hour in range(1, 10):
+        folder = tmp_path / f"t/h={hour}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"v": [hour]}), folder / "a.parquet")
+    found = {}
+    for condition in ("h = CAST(7.9 AS INT)", "h > CAST(2.6 AS INT)", "h IN (2, 3)"):
+        inputs = {"t": cumin.hive(tmp_path / "t", partition="h")}
+        sql = f"SELECT v FROM t WHERE {condition}"
+        ds = cumin.build("x", sql=sql, inputs=inputs, engine=engine, store=tmp_path / "store")
+        found[condition] = sorted(ds.to_table()["v"].to_pylist()), len(ds.manifest["inputs"][0]["partitions"])
+    assert found == {
+        "h = CAST(7.9 AS INT)": ([7], 9),  # DuckDB rounds to 8: all are read, and Spark itself chooses
+        "h > CAST(2.6 AS INT)": ([3, 4, 5, 6, 7, 8, 9], 9),
+        "h IN (2, 3)": ([2, 3], 2),
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,34 @@ def test_delta_is_read_at_its_version_and_rebuilt_from_it(tmp_path: Path) -> Non
     assert rebuild(Store(store), first.build_id).content_id == first.content_id
     with pytest.raises(cumin.InputError, match="cannot be read"):
         cumin.plan("d", sql=sql, inputs={"t": cumin.delta(tmp_path / "nothing")})
+
+
+def test_delta_by_partitions_of_every_type_is_read_by_its_log(tmp_path: Path) -> None:
+    import deltalake
+
+    kinds = {
+        "timestamp": (pa.array([0, 1_000_000], pa.timestamp("us")), "p > TIMESTAMP '1970-01-01 00:00:00'"),
+        "timestamptz": (pa.array([0, 1_000_000], pa.timestamp("us", "UTC")), "p > TIMESTAMPTZ '1970-01-01 00:00:00+00'"),
+        "decimal": (pa.array([Decimal("0.50"), Decimal("10.50")]), "p > 1"),
+        "double": (pa.array([0.5, 1.5]), "p > 1"),
+        "date": (pa.array([0, 1], pa.date32()), "p > DATE '1970-01-01'"),
+        "text": (pa.array(["a/b", "100% = 日"]), "p = '100% = 日'"),
+        "encoded": (pa.array(["a b", "a%20b"]), "p = 'a%20b'"),
+    }
+    for what, (values, condition) in kinds.items():
+        path = tmp_path / what
+        deltalake.write_deltalake(path, pa.table({"p": values, "v": [1, 2]}), partition_by=["p"])
+        whole = cumin.build("d", sql="SELECT v, p FROM t", inputs={"t": cumin.delta(path)}, store=tmp_path / "store")
+        rows = {row["v"]: row["p"] for row in whole.to_table().to_pylist()}
+        assert rows == dict(zip([1, 2], values.to_pylist(), strict=True)), what
+        some = cumin.build(
+            "d", sql=f"SELECT v FROM t WHERE {condition}", inputs={"t": cumin.delta(path)}, store=tmp_path / "store"
+        )
+        assert some.to_table().to_pydict() == {"v": [2]}, what
+        assert len(some.manifest["inputs"][0]["partitions"]) == 1, what
+    deltalake.write_deltalake(tmp_path / "binary", pa.table({"p": [b"a", b"b"], "v": [1, 2]}), partition_by=["p"])
+    with pytest.raises(cumin.InputError, match="partitioned by p, which is binary"):
+        cumin.plan("d", sql="SELECT v FROM t", inputs={"t": cumin.delta(tmp_path / "binary")})
 
 
 def test_files_of_delta_that_are_older_than_a_column_have_null_there(tmp_path: Path) -> None:

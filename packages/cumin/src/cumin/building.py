@@ -1,18 +1,12 @@
 """Building a dataset: plan, then run once, then publish. The order of steps is what keeps the store whole."""
 
 import json
-import platform
 import resource
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from cumin.dataset import Dataset, load
-from cumin.encoding import digest
+from cumin.dataset import Dataset
 from cumin.errors import (
     EngineError,
     InputMovedError,
@@ -24,14 +18,14 @@ from cumin.errors import (
 )
 from cumin.fingerprint import Part
 from cumin.layout import Target
-from cumin.lease import acquire
+from cumin.lease import Lease, acquire
+from cumin.needs import wait_for_sweeps
 from cumin.planning import Plan, SubPlan, make_plan, only_partitions
-from cumin.recipe import Recipe, lookback_to_json, param_to_json
-from cumin.schemas import write_schema
-from cumin.store import Store, to_json
+from cumin.publishing import Needs, now, partition_path, publish
+from cumin.recipe import Recipe
+from cumin.store import Store, entry_path, unit_folder
 
 if TYPE_CHECKING:  # pyarrow: what is there already needs none
-    from cumin.content import RowSum
     from cumin.units import Unit
 
 Progress = Callable[[str], None]
@@ -47,7 +41,7 @@ def build_recipe(
     """The dataset of a recipe: found, waited for, or built.
 
     `force` runs the query even if the build is there, and compares (rebuild, check). A build whose files are missing
-    or short is run again too; that puts them back where it makes the very same bytes. Raises RecipeError before
+    or short is run again too, which puts them back. Raises RecipeError before
     anything runs, InputMovedError and NonDeterministicBuildError after; the store is whole in every case.
     """
     progress("planning")
@@ -71,11 +65,12 @@ def build_recipe(
         lease = acquire(store, plan.build_id, done=done, waiting=waiting)
         if lease is None:
             other = existing(plan, store)
-            assert other is not None
+            if other is None:
+                raise StoreError(f"{plan.build_id} was built by another, and is gone: gc took it. Build again.")
             return other
         try:
             store.reach("leased")
-            return _run(plan, store, progress)
+            return _run(plan, store, lease, progress)
         finally:
             lease.release()
     except OSError as error:
@@ -96,33 +91,47 @@ def existing(plan: Plan, store: Store) -> Dataset | None:
             f"{plan.build_id} is in quarantine: it once gave {entry['content_id']}, and once another content "
             f"(conflicts/{plan.build_id[3:]}/ in the store). Make the query repeatable, or set salt= for a new id."
         )
-    store.place.delete(f"tombstones/{plan.build_id[3:]}.json")
-    dataset = load(plan.build_id, store, hit=True)
-    version = store.add_version(plan.recipe.name, plan.build_id, entry["content_id"], now())
-    return Dataset(plan.recipe.name, plan.build_id, entry["content_id"], store, dataset.manifest, True, version)
+    manifest = store.manifest(entry["manifest"])
+    version, is_new = _named(plan, store, entry)
+    if is_new and store.entry(plan.build_id) is None:
+        return None  # gc was faster than its new name
+    return Dataset(plan.recipe.name, plan.build_id, entry["content_id"], store, manifest, True, version)
 
 
-def now() -> str:
-    """The time, in UTC, as a manifest writes it."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+def _named(plan: Plan, store: Store, entry: Mapping[str, Any]) -> tuple[int | None, bool]:
+    """The version of the name that a hit has, and whether it is a new one. Nothing is written where it is the newest
+    already; a store that cannot be written serves the hit without a version of its own."""
+    name = plan.recipe.name
+    newest = store.newest(name)
+    if newest is not None and newest["build_id"] == plan.build_id:
+        return int(newest["version"]), False
+    try:
+        version = store.add_version(name, plan.build_id, entry["content_id"], now())
+    except OSError:
+        return store.version_of(name, plan.build_id), False
+    wait_for_sweeps(store, [entry_path(plan.build_id)])
+    return version, True
 
 
-def _run(plan: Plan, store: Store, progress: Progress) -> Dataset:
+def _run(plan: Plan, store: Store, lease: Lease, progress: Progress) -> Dataset:
     started, cpu = time.monotonic(), time.process_time()
     store.reach("planned")
     _check_keys(plan, progress)
     digits = plan.recipe.determinism.digits if plan.recipe.determinism.mode == "tolerant" else None
+    needs = Needs(plan, store, lease)
     with store.staging() as folder:
+        needs.add([f"staging/{folder.name}/"])
         ordered = plan.study.ordered or plan.recipe.determinism.mode == "single-thread"
         target = Target(folder, plan.recipe.partition_by, plan.recipe.order_key, plan.recipe.layout, digits, ordered)
         if plan.incremental:
-            units, reused = _run_partitions(plan, store, target, progress)
+            units, reused = _run_partitions(plan, store, needs, target, progress)
         else:
             progress("running the query")
             ran = _execute(plan, plan.executed, plan.state, target)
             store.reach("written")
             _check_moved(plan)
             progress("publishing")
+            needs.add(unit_folder(unit.key(target)) for unit in ran)
             units, reused = [store.put_unit(unit, target) for unit in ran], 0
     store.reach("units-put")
     stats = {
@@ -132,7 +141,7 @@ def _run(plan: Plan, store: Store, progress: Progress) -> Dataset:
         "partitions_built": len(units) - reused,
         "partitions_reused": reused,
     }
-    return _publish(plan, store, units, stats, digits)
+    return publish(plan, store, needs, units, stats, digits)
 
 
 def _execute(plan: Plan, sql: str, state: Mapping[str, Any], target: Target) -> list["Unit"]:
@@ -199,16 +208,14 @@ def _check_moved(plan: Plan) -> None:
 # -- partition by partition -----------------------------------------------------------------------
 
 
-def _sub_path(build_id: str) -> str:
-    return f"partitions/{build_id[3:5]}/{build_id[3:]}.json"
-
-
-def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress) -> tuple[list[dict[str, Any]], int]:
+def _run_partitions(
+    plan: Plan, store: Store, needs: Needs, target: Target, progress: Progress
+) -> tuple[list[dict[str, Any]], int]:
     """Build the partitions whose inputs changed, in one query; find the others by their own ids."""
     found: dict[str, dict[str, Any] | None] = {}
     missing = []
     for each in plan.subplans:
-        record = store.record(_sub_path(each.build_id))
+        record = store.record(partition_path(each.build_id))
         if record is None or (record["unit"] is not None and store.damaged(record["unit"]["files"])):
             missing.append(each)
         else:
@@ -222,12 +229,15 @@ def _run_partitions(plan: Plan, store: Store, target: Target, progress: Progress
         store.reach("written")
         _check_moved(plan)
         progress("publishing")
+        needs.add(unit_folder(unit.key(target)) for unit in ran.values())
         for each in missing:
             unit = store.put_unit(ran[each.key], target) if each.key in ran else None
             record = {"key": each.key, "unit": unit}
-            if not store.put_record(_sub_path(each.build_id), record):
-                there = store.record(_sub_path(each.build_id))
-                _same_unit(each, unit, there["unit"] if there else None)
+            if not store.put_record(partition_path(each.build_id), record):
+                there = store.record(partition_path(each.build_id)) or record
+                _same_unit(each, unit, there["unit"])
+                if there["unit"] is not None and store.damaged(there["unit"]["files"]):
+                    store.put_record(partition_path(each.build_id), record, replace=True)
             found[each.key] = unit
     units = [{**unit, "build_id": each.build_id} for each in plan.subplans if (unit := found[each.key]) is not None]
     return units, reused
@@ -295,130 +305,3 @@ def require_local(plan: Plan, key: str, one: "Unit | None", other: "Unit | None"
             f"{dict(plan.recipe.lookback or {})}. Enlarge it, or leave lookback out to build the whole. Nothing was "
             "published."
         )
-
-
-# -- publishing -----------------------------------------------------------------------------------
-
-
-def _publish(plan: Plan, store: Store, units: list[dict[str, Any]], stats: dict[str, Any], digits: int | None) -> Dataset:
-    from cumin.content import RowSum
-
-    total = RowSum(digits)
-    for unit in units:
-        total.merge(RowSum.from_json(unit, digits=digits))
-    content_id = total.content_id(plan.schema)
-    before = store.entry(plan.build_id)
-    if before is not None and before["content_id"] == content_id:  # built again: the first manifest stays the one
-        manifest = store.manifest(before["manifest"])
-        version = store.add_version(plan.recipe.name, plan.build_id, content_id, now())
-        return Dataset(plan.recipe.name, plan.build_id, content_id, store, manifest, False, version)
-    manifest = _manifest(plan, store, content_id, total, units, stats)
-    manifest_hash = store.put_manifest(manifest)
-    store.reach("manifest-put")
-    entry = {"build_id": plan.build_id, "content_id": content_id, "manifest": manifest_hash}
-    there = store.put_entry(plan.build_id, entry)
-    store.reach("entry-put")
-    if there["content_id"] != content_id:
-        path = f"conflicts/{plan.build_id[3:]}/{manifest_hash}.json"
-        store.put_record(path, entry)
-        raise NonDeterministicBuildError(
-            f"{plan.build_id} gave {there['content_id']} before and gives {content_id} now. Both are kept, and the id is in "
-            "quarantine. Run `cumin check --twice`; make the query repeatable, or set salt= for a new id."
-        )
-    if there["manifest"] != manifest_hash:
-        manifest = store.manifest(there["manifest"])
-    version = store.add_version(plan.recipe.name, plan.build_id, content_id, now())
-    store.reach("named")
-    return Dataset(plan.recipe.name, plan.build_id, content_id, store, manifest, False, version)
-
-
-def _manifest(
-    plan: Plan, store: Store, content_id: str, total: "RowSum", units: list[dict[str, Any]], stats: dict[str, Any]
-) -> dict[str, Any]:
-    recipe = plan.recipe
-    return {
-        "format": 1,
-        "name": recipe.name,
-        "build_id": plan.build_id,
-        "content_id": content_id,
-        "created": now(),
-        "tool": {
-            "cumin": metadata.version("cumin"),
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("pyarrow", "sqlglot", "duckdb")},
-        },
-        "recipe": {
-            "form": _jsonable(plan.form),
-            "template": recipe.sql,
-            "text": plan.rendered.text,
-            "executed": plan.executed,
-            "source_file": recipe.source_file,
-            "params": {name: param_to_json(value) for name, value in recipe.params.items()},
-            "engine": recipe.engine.describe(),
-            "udfs": sorted(recipe.udfs),
-            "determinism": {"mode": recipe.determinism.mode, "digits": recipe.determinism.digits,
-                            "scale": recipe.determinism.scale, "allow": list(recipe.determinism.allow)},
-            "lookback": lookback_to_json(recipe.lookback) if recipe.lookback is not None else None,
-            "partitions": [param_to_json(each) for each in recipe.partitions] if recipe.partitions is not None else None,
-            "salt": recipe.salt,
-            "keys_checked": {name: list(key) for name, key in plan.study.relied_keys.items()},
-            "passed": plan.passed,
-        },
-        "inputs": [_input(plan, name, store) for name in plan.tables],
-        "output": {
-            "schema": write_schema(plan.schema),
-            "partition_by": list(recipe.partition_by),
-            "order_key": list(recipe.order_key),
-            **total.to_json(),
-            "bytes": sum(file["size"] for unit in units for file in unit["files"]),
-            "units": units,
-        },
-        "layout": recipe.layout.form(),
-        "git": _git(),
-        "stats": stats,
-    }  # fmt: skip
-
-
-def _input(plan: Plan, name: str, store: Store) -> dict[str, Any]:
-    table, parts = plan.tables[name], plan.state[name]
-    listing = {key: part.lines for key, part in parts.items()}
-    listing_hash = digest("cumin/listing", listing)
-    store.put_record(f"listings/{listing_hash[:2]}/{listing_hash}.json", {"parts": listing})
-    return {
-        "name": name,
-        "kind": table.kind,
-        "root": table.root,
-        "source": {**plan.recipe.inputs[name].describe(), **table.pinned()},
-        "strength": table.strength,
-        "identity": table.identity,
-        "schema": write_schema(table.schema),
-        "partitions": {
-            key: {"token": part.token, "files": len(part.lines), "bytes": part.bytes} for key, part in parts.items()
-        },
-        "listing": listing_hash,
-        "parents": table.parents(),
-    }
-
-
-def _jsonable(form: Mapping[str, Any]) -> Any:
-    """The form for people to read in a manifest; ids are never made from it."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return value if value is None or isinstance(value, (bool, int, str)) else param_to_json(value)
-
-    result = plain({key: value for key, value in form.items() if key not in ("query", "inputs")})
-    to_json(result)
-    return result
-
-
-def _git() -> dict[str, Any] | None:
-    """The commit of the working folder, if it is a repository."""
-    with suppress(OSError, subprocess.SubprocessError):
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
-        return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
-    return None

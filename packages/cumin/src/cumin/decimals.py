@@ -31,7 +31,8 @@ def over_decimals(query: Query, sums: Mapping[int, str], scale: int) -> str:
         if sums[call.offset] == "sum":
             new = f"CAST(sum({value}){after} AS DOUBLE)"
         else:
-            new = f"(CAST(sum({value}){after} AS DOUBLE) / nullif(count({word}{argument}){after}, 0))"
+            # Both over the rounded values: of DISTINCT ones there are fewer.
+            new = f"(CAST(sum({value}){after} AS DOUBLE) / nullif(count({value}){after}, 0))"
         edits.append((call.offset, found[tail].end, new))
     text = query.text
     edits.sort(reverse=True)

@@ -16,6 +16,7 @@ from cumin.analysis import NODE, Node, Query, sources, walk_selects
 from cumin.lexer import Token, tokens
 from cumin.modes import Catalogue, Determinism, Finding
 from cumin.ordering import Keys, total
+from cumin.representatives import representatives
 
 # What single-thread makes repeatable: everything that depends on order alone.
 _ORDER_RULES = frozenset({"order-sensitive", "float-sum", "limit", "numbering", "distinct-on", "asof-join"})
@@ -64,6 +65,7 @@ def findings(
     for tree in query.tree.find_all(exp.Query):
         scan.limit(tree)
     scan.unseen(mine)
+    found += representatives(query, found_tokens, keys, scan.types)
     return sorted(found + scan.found, key=lambda each: each.offset)
 
 
@@ -273,10 +275,11 @@ class _Scan:
 
     def _float_sum(self, name: str, offset: int, node: exp.Func, select: exp.Select) -> None:
         argument = _argument(node)
-        kind = self._type(argument, select) if argument is not None else None
-        if name in known.EXACT_SUMS and kind is not None and _exact(kind, name, self.query.dialect):
+        kinds = self.types(argument, select) if argument is not None else []  # COLUMNS(*) is one call over several
+        if name in known.EXACT_SUMS and kinds and all(_exact(kind, name, self.query.dialect) for kind in kinds):
             return
-        which = "its argument's type is not known" if kind is None else f"its argument is {kind}"
+        inexact = [kind for kind in kinds if not _exact(kind, name, self.query.dialect)] or kinds
+        which = f"its argument is {inexact[0]}" if inexact else "its argument's type is not known"
         self._add(
             "float-sum",
             f"{name}()",
@@ -285,8 +288,8 @@ class _Scan:
             "DECIMAL(p, s), or choose the mode decimal, single-thread or tolerant.",
         )
 
-    def _type(self, argument: Node, select: exp.Select) -> pa.DataType | None:
-        """The engine's type of an expression inside its SELECT; None where the engine cannot say."""
+    def types(self, argument: Node, select: exp.Select) -> list[pa.DataType]:
+        """The engine's types of an expression inside its SELECT; none where the engine cannot say."""
         if isinstance(argument, exp.Distinct):
             argument = argument.expressions[0]
         if isinstance(argument, exp.Order):
@@ -310,8 +313,8 @@ class _Scan:
         try:
             schema = self.describe(probe.sql(dialect=self.query.dialect))
         except ValueError:  # sqlglot cannot write it
-            return None
-        return None if schema is None else schema.field(0).type
+            return []
+        return [] if schema is None else list(schema.types)
 
     def _distinct_on(self, select: exp.Select, on: Node) -> None:
         order = select.args.get("order")

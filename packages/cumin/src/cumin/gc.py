@@ -1,8 +1,9 @@
 """Collecting what nobody names. Mark, wait, delete: in that order, and never where a marker cannot be asked.
 
 Kept: every version of every name (or the newest `keep` of each), every pin, every build that a live MLflow run is
-tagged with, every build being built, and whatever these were built from. The rest gets a tombstone on the first
-run and is deleted by a run at least `grace` later. A hit on a build takes its tombstone away.
+tagged with, every build being built with all that its builder leans on, and whatever these were built from. The rest
+gets a tombstone on the first run and is deleted by a run at least `grace` later, which says so first and then looks once
+more (`cumin.needs`): a build that has a name again by then is kept.
 """
 
 import time
@@ -11,12 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cumin.building import now
 from cumin.dataset import load
 from cumin.errors import ConfigError, NotFoundError, StoreError
-from cumin.store import Store
+from cumin.needs import announced, covers, needed
+from cumin.publishing import now
+from cumin.store import Store, entry_path
 
 GRACE_DAYS = 7.0
+_HALF_WRITTEN_SECONDS = 3600.0  # a file that is being written has a name of its own until it is whole
 Marker = Callable[[str], Iterable[str]]  # tracking URI -> the build ids its runs name
 
 
@@ -95,21 +98,60 @@ def collect(
                 store.put_record(f"tombstones/{build_id[3:]}.json", {"since": at})
         elif at - tombstone["since"] >= grace_days * 86_400:
             doomed.append(build_id)
-    done.deleted = doomed
-    live = _reachable(store, [each for each in store.builds() if each not in set(doomed)])
+    dead = _dead(store, doomed, at, grace_days)
+    if dry_run:
+        done.deleted, done.files = doomed, sorted(dead)
+        done.bytes = sum(dead.values())
+        return done
+    for name, number in drop:
+        store.delete_version(name, number)
+    if doomed or dead:
+        _sweep(store, done, doomed, dead, keep, markers)
+    return done
+
+
+def _dead(store: Store, doomed: list[str], at: float, grace_days: float) -> dict[str, int]:
+    """The files that nothing needs but builds that are doomed, with their sizes."""
+    without = set(doomed)
+    live = _reachable(store, [each for each in store.builds() if each not in without])
+    dead = {}
     for path in _files(store):
-        if path not in live and store.place.age(path, at) >= grace_days * 86_400:
-            done.files.append(path)
-            done.bytes += store.place.size(path) or 0
-    if not dry_run:
-        for name, number in drop:
-            store.delete_version(name, number)
+        if path in live:
+            continue
+        with suppress(FileNotFoundError):  # a builder's own, that is gone meanwhile
+            age = store.place.age(path, at)
+            half_written = path.rpartition("/")[2].startswith(".") and age < _HALF_WRITTEN_SECONDS
+            if age >= grace_days * 86_400 and not half_written:
+                dead[path] = store.place.size(path) or 0
+    return dead
+
+
+def _sweep(
+    store: Store, done: Collected, doomed: list[str], dead: dict[str, int], keep: int | None, markers: Marker | None
+) -> None:
+    """Say what will be deleted, look once more at who needs it, delete the rest. See `cumin.needs`."""
+    with announced(store, [*(entry_path(each) for each in doomed), *dead]) as sweep:
+        again = Collected()
+        _mark(store, again, keep, markers)  # names and pins that came meanwhile
+        doomed = [each for each in doomed if each not in again.kept]
+        without = set(doomed)
+        live = _reachable(store, [each for each in store.builds() if each not in without])
+        needs = needed(store, time.time())
+        folders = {each for each in needs if each.endswith("/")}
         for build_id in doomed:
+            if not sweep.alive():
+                return
             store.delete_build(build_id)
             store.place.delete(f"tombstones/{build_id[3:]}.json")
-        for path in done.files:
+            done.deleted.append(build_id)
+        for path, size in dead.items():
+            if path in live or path in needs or any(covers(each, path) for each in folders):
+                continue
+            if not sweep.alive():
+                return
             store.place.delete(path)
-    return done
+            done.files.append(path)
+            done.bytes += size
 
 
 def _mark(store: Store, done: Collected, keep: int | None, markers: Marker | None) -> list[tuple[str, int]]:

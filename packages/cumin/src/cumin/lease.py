@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from cumin.errors import CorruptError
@@ -21,33 +22,62 @@ PATIENCE_SECONDS = 3 * BEAT_SECONDS + 1.0
 _POLL_FIRST, _POLL_LAST = 0.02, 0.5
 
 
-class Lease:
-    """A held lease; `release` ends it. Beats in a thread of its own."""
+class Heart:
+    """Writes a heartbeat at ``<path>.beat`` from a thread of its own until it is stopped."""
 
-    def __init__(self, store: Store, path: str, beat: float) -> None:
-        self._store, self._path, self._beat = store, path, beat
+    def __init__(self, store: Store, path: str, seconds: float = BEAT_SECONDS) -> None:
+        self._store, self._path, self._seconds = store, path, seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cumin-lease", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         count = 0
-        while not self._stop.wait(self._beat):
+        while not self._stop.wait(self._seconds):
             count += 1
             try:
                 self._store.place.replace(f"{self._path}.beat", str(count).encode())
             except OSError:
                 continue  # a missed beat at worst lets another builder do the work too
 
-    def release(self) -> None:
-        """Stop beating and let waiters look at once."""
+    def stop(self) -> None:
+        """Beat no more; the file goes."""
         self._stop.set()
         self._thread.join()
         self._store.place.delete(f"{self._path}.beat")
+
+
+class Lease:
+    """A held lease; `release` ends it. Its heart beats in a thread of its own."""
+
+    def __init__(self, store: Store, path: str, beat: float) -> None:
+        self._store, self._path = store, path
+        self._heart = Heart(store, path, beat)
+
+    @property
+    def needs(self) -> str:
+        """Where its holder says what it needs (`cumin.needs`)."""
+        return f"{self._path}.needs"
+
+    def release(self) -> None:
+        """Stop beating and let waiters look at once."""
+        self._heart.stop()
         self._store.place.delete(f"{self._path}.json")
+        self._store.place.delete(self.needs)
 
 
-def _holder() -> dict[str, Any]:
+@contextmanager
+def beating(store: Store, path: str) -> Iterator[None]:
+    """A heartbeat at ``<path>.beat`` for as long as the context is open."""
+    heart = Heart(store, path)
+    try:
+        yield
+    finally:
+        heart.stop()
+
+
+def holder() -> dict[str, Any]:
+    """Who this process is, for others to see whether it still runs."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "token": uuid.uuid4().hex}
 
 
@@ -60,7 +90,7 @@ def _born(pid: int) -> str:
         return ""
 
 
-def _gone(holder: dict[str, Any]) -> bool:
+def gone(holder: Mapping[str, Any]) -> bool:
     """Whether the holder ran on this machine and runs no more."""
     if holder.get("host") != socket.gethostname():
         return False
@@ -91,23 +121,23 @@ def acquire(
             return None
         generations = [name for name in store.place.names(folder) if name.endswith(".json")]
         if not generations:
-            number, holder = 1, None
+            number, held_by = 1, None
         else:
             number = int(generations[-1].removesuffix(".json"))
-            holder = _read(store, f"{folder}/{generations[-1]}")
-            if holder is None:
+            held_by = _read(store, f"{folder}/{generations[-1]}")
+            if held_by is None:
                 continue  # released this moment
-            state = (number, holder.get("token"), _beat_of(store, f"{folder}/{number:06}.beat"))
+            state = (number, held_by.get("token"), _beat_of(store, f"{folder}/{number:06}.beat"))
             if state != seen:
                 seen, since = state, time.monotonic()
-            if not _gone(holder) and time.monotonic() - since < patience:
-                waiting(holder)
+            if not gone(held_by) and time.monotonic() - since < patience:
+                waiting(held_by)
                 time.sleep(pause)  # who holds a lease elsewhere tells nobody that it has ended
                 pause = min(_POLL_LAST, pause * 1.5)
                 continue
             number += 1
         path = f"{folder}/{number:06}"
-        if store.put_record(f"{path}.json", _holder()):
+        if store.put_record(f"{path}.json", holder()):
             if done():  # finished between the look and the lease
                 store.place.delete(f"{path}.json")
                 return None

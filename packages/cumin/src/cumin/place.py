@@ -49,7 +49,8 @@ class Place(ABC):
 
     @abstractmethod
     def put(self, local_file: Path, path: str) -> None:
-        """Move a finished local file to `path`, which nobody else writes."""
+        """Move a finished local file to `path`: whole or not at all, over a file that is there. Others may put the same
+        bytes there meanwhile."""
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
@@ -281,9 +282,12 @@ class RemotePlace(Place):
         """A copy; the local file goes when it is there."""
         target = self.full(path)
         if self._renames:
-            self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-            with local_file.open("rb") as source, self.fs.open(target, "wb") as sink:
+            folder = target.rpartition("/")[0]
+            self.fs.makedirs(folder, exist_ok=True)
+            beside = f"{folder}/.{uuid.uuid4().hex}"
+            with local_file.open("rb") as source, self.fs.open(beside, "wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 22)
+            self.fs.mv(beside, target, overwrite=True)
         else:
             self.fs.put_file(str(local_file), target)
         local_file.unlink()

@@ -6,14 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cumin import plan_cache
-from cumin.encoding import FORM_VERSION, digest
+from cumin.encoding import digest
 from cumin.errors import ConfigError, InputError, RecipeError
 from cumin.fingerprint import Part
 from cumin.inputs.base import Table
 from cumin.partitions import kind_of, partition_key, partition_text, plain_kind, typed, value_text
 from cumin.plan_cache import Study
 from cumin.query import Rendered, literal, render
-from cumin.recipe import Recipe
+from cumin.recipe import RECIPE_VERSION, Recipe
 from cumin.schemas import read_schema
 from cumin.windows import Windows
 
@@ -33,7 +33,7 @@ class SubPlan:
     reads: dict[str, list[str]]
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan:
     """A recipe that can be run: what it reads, what comes out, and the id of it all."""
 
@@ -47,6 +47,11 @@ class Plan:
     build_id: str
     subplans: list[SubPlan] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)  # incremental: every partition that the query may give rows of
+
+    def __repr__(self) -> str:
+        """One line, however many partitions there are."""
+        parts = f", {len(self.subplans)} partitions" if self.incremental else ""
+        return f"<cumin.Plan {self.recipe.name} {self.build_id[:15]} over {', '.join(self.tables) or 'nothing'}{parts}>"
 
     @property
     def incremental(self) -> bool:
@@ -79,7 +84,7 @@ def make_plan(recipe: Recipe) -> Plan:
         raise
     state = {name: table.parts(found.partitions(name, table.partitions)) for name, table in tables.items()}
     base = {
-        "form_version": FORM_VERSION,
+        "recipe_version": RECIPE_VERSION,
         "query": rendered.form,
         "dialect": rendered.dialect,
         "params": dict(rendered.params),

@@ -5,13 +5,16 @@ rows that fail it, or further out: then every SELECT between must let the partit
 no row of one partition change a row of another. Every doubt means that all partitions are read.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from cumin.analysis import Node, Query, common_tables, sources, table_name
-from cumin.ordering import group_expressions
+from cumin.ordering import Keys, group_expressions
 
 # What may stand in a predicate that is worked out on partition values: columns, constants, and plain arithmetic.
 _FOLDABLE = (
@@ -175,7 +178,8 @@ def _passed(reading: _Reading, select: exp.Select, source: Node, columns: Column
         or any(each.find(exp.Window) for each in select.selects)
     ):
         return {}
-    grouped = group_expressions(select) if select.args.get("group") is not None else []
+    names_read = frozenset().union(*reading.schemas.values())
+    grouped = group_expressions(select, Keys({}, columns=names_read)) if select.args.get("group") is not None else []
     if grouped is None:
         return {}
     names = [each.alias_or_name.lower() for each in select.selects]
@@ -211,3 +215,46 @@ def _readers(reading: _Reading, common: exp.CTE) -> list[exp.Table] | None:
         return None
     named = [each for each in tree.find_all(exp.Table) if not each.db and table_name(each) == name]
     return named if all(name in common_tables(each) for each in named) else None
+
+
+# -- engines with another arithmetic --------------------------------------------------------------
+
+_LOGIC = (exp.And, exp.Or, exp.Not, exp.Paren)
+_COMPARED = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.In, exp.Between)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def same_everywhere(condition: str, kinds: Mapping[str, str]) -> bool:
+    """Whether a condition, in DuckDB's SQL, means the same in every engine: columns against constants of their own type,
+    without casts, functions or arithmetic. `kinds`: ``int``, ``str`` or ``date`` by column, in lower case."""
+    try:
+        tree: Node = sqlglot.parse_one(condition, read="duckdb")
+    except SqlglotError:
+        return False
+    return _same(tree, kinds)
+
+
+def _same(node: Node, kinds: Mapping[str, str]) -> bool:
+    if isinstance(node, _LOGIC):
+        return all(_same(each, kinds) for each in node.iter_expressions())
+    if isinstance(node, exp.Is):
+        return isinstance(node.this, exp.Column) and isinstance(node.expression, exp.Null)
+    if not isinstance(node, _COMPARED):
+        return False
+    sides = list(node.iter_expressions())
+    columns = [each for each in sides if isinstance(each, exp.Column)]
+    constants = [each for each in sides if not isinstance(each, exp.Column)]
+    kind = kinds.get(columns[0].name.lower()) if len(columns) == 1 else None
+    return kind is not None and all(_constant(each) == kind for each in constants)
+
+
+def _constant(node: Node) -> str | None:
+    while isinstance(node, exp.Paren):
+        node = node.this
+    if isinstance(node, exp.Neg):
+        return "int" if _constant(node.this) == "int" else None
+    if isinstance(node, exp.Literal):
+        return "str" if node.is_string else "int" if node.is_int else None
+    if isinstance(node, exp.Cast) and node.to.this == exp.DataType.Type.DATE and isinstance(node.this, exp.Literal):
+        return "date" if node.this.is_string and _DAY.fullmatch(node.this.name) else None
+    return None

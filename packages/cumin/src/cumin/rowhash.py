@@ -197,7 +197,8 @@ def _map_entries(column: pa.MapArray) -> tuple[npt.NDArray[np.int64], pa.StructA
     lengths = np.diff(offsets)
     if column.null_count:
         valid = column.is_valid().to_numpy(zero_copy_only=False)
-        taken = np.concatenate([np.arange(s, e) for s, e in zip(offsets[:-1][valid], offsets[1:][valid], strict=True)])
+        runs = [np.arange(s, e) for s, e in zip(offsets[:-1][valid], offsets[1:][valid], strict=True)]
+        taken = np.concatenate([np.arange(0), *runs])
         lengths = np.where(valid, lengths, 0)
     else:
         taken = np.arange(offsets[0], offsets[-1])

@@ -4,11 +4,12 @@
 cumin.json                           the format of the store
 builds/bb/<build id>.json            create-only, written last: there is a dataset if and only if this is there
 manifests/mm/<hash>.json             everything about a build; its name is its own BLAKE3
-data/dd/<unit>/unit.json, *.parquet  the rows of a partition, shared by all builds that have them; unit.json is written
-                                     last and create-only, so the files it names are whole
+data/dd/<unit>/<blake3>.parquet      the rows of a partition, shared by all builds that have them; a file is named by its
+                                     bytes, so to build again puts back what was lost
+data/dd/<unit>/unit.json             the files of the unit, written last: the next build of these rows takes them
 listings/<token>.json                the files of an input as a build saw them
 refs/<name>/v000001.json             the versions of a name      labels/<name>@<label>.json   a label on a version
-pins/<pin>.json  conflicts/<build>/  leases/  tombstones/  marks/    see pin, verify, building, gc, mlflow
+pins/<pin>.json  conflicts/<build>/  leases/  sweeps/  tombstones/  marks/   see pin, verify, building, needs, gc, mlflow
 staging/<uuid>/                      one per builder, on this machine
 ```
 
@@ -50,6 +51,25 @@ def sealed(value: Mapping[str, Any]) -> bytes:
     return to_json({**value, "seal": blake3(to_json(dict(value))).hexdigest()})
 
 
+def _pass(point: str) -> None:
+    """The `reach` of a store that nobody watches. A function with a name, so that a store can be pickled."""
+
+
+def entry_path(build_id: str) -> str:
+    """Where a build's entry lies."""
+    return f"builds/{build_id[3:5]}/{build_id[3:]}.json"
+
+
+def manifest_path(digest: str) -> str:
+    """Where the manifest with this BLAKE3 lies."""
+    return f"manifests/{digest[:2]}/{digest}.json"
+
+
+def unit_folder(key: str) -> str:
+    """The folder of a unit's files, with a slash at its end."""
+    return f"data/{key[:2]}/{key}/"
+
+
 class Store:
     """A store at a path or URL. Nothing is written before the first build."""
 
@@ -58,7 +78,7 @@ class Store:
         url: str | os.PathLike[str],
         storage_options: Mapping[str, Any] | None = None,
         *,
-        reach: Callable[[str], None] = lambda point: None,
+        reach: Callable[[str], None] = _pass,
     ) -> None:
         self.place: Place = place(url, storage_options)
         self.reach = reach
@@ -80,11 +100,11 @@ class Store:
 
     def entry(self, build_id: str) -> dict[str, Any] | None:
         """The build entry, or None: then there is no such dataset."""
-        return self._sealed(f"builds/{build_id[3:5]}/{build_id[3:]}.json")
+        return self._sealed(entry_path(build_id))
 
     def manifest(self, digest: str) -> dict[str, Any]:
         """The manifest of this BLAKE3. Raises CorruptError if its bytes are others, NotFoundError if it is gone."""
-        path = f"manifests/{digest[:2]}/{digest}.json"
+        path = manifest_path(digest)
         try:
             data = self.place.read(path)
         except FileNotFoundError as error:
@@ -104,12 +124,16 @@ class Store:
         """Write a manifest; its BLAKE3."""
         data = to_json(manifest)
         digest = blake3(data).hexdigest()
-        self._create(f"manifests/{digest[:2]}/{digest}.json", data)
+        self._create(manifest_path(digest), data)
         return digest
 
-    def put_entry(self, build_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the build entry if there is none; the one that is there afterwards."""
-        path = f"builds/{build_id[3:5]}/{build_id[3:]}.json"
+    def put_entry(self, build_id: str, entry: Mapping[str, Any], *, replace: bool = False) -> dict[str, Any]:
+        """Write the build entry if there is none; the one that is there afterwards. `replace`: over one of the same content
+        whose files are lost."""
+        path = entry_path(build_id)
+        if replace:
+            self.place.replace(path, sealed(entry))
+            return dict(entry)
         if self._create(path, sealed(entry)):
             return dict(entry)
         found = self._sealed(path)
@@ -119,7 +143,7 @@ class Store:
 
     def delete_build(self, build_id: str) -> None:
         """Take a build out. Its data stays until gc finds that nothing else names it."""
-        self.place.delete(f"builds/{build_id[3:5]}/{build_id[3:]}.json")
+        self.place.delete(entry_path(build_id))
 
     # -- data --------------------------------------------------------------------------------------
 
@@ -137,49 +161,40 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def put_unit(self, unit: "Unit", target: "Target") -> dict[str, Any]:
-        """Publish a unit's files, or find those that are there already. What a manifest says of a unit."""
-        key = unit.key(target)
-        folder = f"data/{key[:2]}/{key}"
-        found = self._sealed(f"{folder}/unit.json")
-        if found is None:
-            mine = []
-            for file in unit.files:
-                path = f"{folder}/{uuid.uuid4().hex}.parquet"
-                self.place.put(file.path, path)
-                self.reach("file-put")
-                mine.append({**file.to_json(), "path": path})
-            described: dict[str, Any] = {"format": FORMAT, "content_id": unit.content_id, "files": mine}
-            if self._create(f"{folder}/unit.json", sealed(described)):
-                found = described
-            else:  # another builder had the same rows: its files stay, ours go
-                found = self._sealed(f"{folder}/unit.json")
-                for one in mine:
-                    self.place.delete(one["path"])
+        """Publish a unit's files, or take those of the same rows that are there and whole. What a manifest says of it."""
+        folder = unit_folder(unit.key(target))
+        found = self._sealed(f"{folder}unit.json")
+        if found is None or self.damaged(found["files"]):
+            found = self._put_files(unit, folder, lost=found)
             self.reach("unit-put")
-        if found is None:
-            raise StoreError(f"{self.place.full(folder)} was there and is gone; build again.")
-        self._mend(found["files"], unit)
         return {
             "partition": unit.partition,
-            "unit": key,
+            "unit": unit.key(target),
             "content_id": unit.content_id,
             **unit.sum.to_json(),
             "files": found["files"],
         }
 
-    def _mend(self, files: list[dict[str, Any]], unit: "Unit") -> None:
-        """Put back a file that is missing or short where this build made the very same bytes."""
-        ours = {file.blake3: file.path for file in unit.files if file.path.exists()}
-        for file in files:
-            if self.place.size(file["path"]) == file["size"]:
-                continue
-            if file["blake3"] not in ours:
-                raise CorruptError(
-                    f"{self.place.full(file['path'])} is missing or short, and this build's files differ from it byte by "
-                    "byte. Remove that folder of the store, then build again; `cumin verify` names the datasets it served."
-                )
-            self.place.delete(file["path"])
-            self.place.put(ours.pop(file["blake3"]), file["path"])
+    def _put_files(self, unit: "Unit", folder: str, *, lost: dict[str, Any] | None) -> dict[str, Any]:
+        mine = []
+        for file in unit.files:
+            path = f"{folder}{file.blake3}.parquet"
+            if self.place.size(path) != file.size:
+                self.place.put(file.path, path)
+            self.reach("file-put")
+            mine.append({**file.to_json(), "path": path})
+        described: dict[str, Any] = {"format": FORMAT, "content_id": unit.content_id, "files": mine}
+        if lost is not None:
+            if (
+                lost["files"] != mine
+            ):  # the same rows in other bytes: what was lost cannot be put back, but these can be taken
+                self.place.replace(f"{folder}unit.json", sealed(described))
+        elif not self._create(f"{folder}unit.json", sealed(described)):
+            # Another builder had the same rows. Ours are left to gc where they are other files: a third may lean on them.
+            theirs = self._sealed(f"{folder}unit.json")
+            if theirs is not None and not self.damaged(theirs["files"]):
+                return theirs
+        return described
 
     def damaged(self, files: Sequence[Mapping[str, Any]]) -> list[str]:
         """Which of a manifest's files are missing or short, one sentence each. Looks at sizes only."""
@@ -211,13 +226,29 @@ class Store:
         """Every name with versions."""
         return self.place.names("refs")
 
+    def newest(self, name: str) -> dict[str, Any] | None:
+        """The newest version of a name: one listing, one file."""
+        for file in reversed(self.place.names(f"refs/{name}")):
+            version = self._sealed(f"refs/{name}/{file}")
+            if version is not None:
+                return version
+        return None
+
+    def version_of(self, name: str, build_id: str) -> int | None:
+        """The number of the newest version of `name` that is this build; the newest of all is looked at first."""
+        for file in reversed(self.place.names(f"refs/{name}")):
+            version = self._sealed(f"refs/{name}/{file}")
+            if version is not None and version["build_id"] == build_id:
+                return int(version["version"])
+        return None
+
     def add_version(self, name: str, build_id: str, content_id: str, created: str) -> int:
         """The number of the version of `name` that is this build: the newest if it is that already, else a new one."""
         while True:
-            known = self.versions(name)
-            if known and known[-1]["build_id"] == build_id:
-                return int(known[-1]["version"])
-            number = int(known[-1]["version"]) + 1 if known else 1
+            newest = self.newest(name)
+            if newest is not None and newest["build_id"] == build_id:
+                return int(newest["version"])
+            number = int(newest["version"]) + 1 if newest is not None else 1
             version = {"version": number, "build_id": build_id, "content_id": content_id, "created": created}
             if self._create(f"refs/{name}/v{number:06}.json", sealed(version)):
                 return number
@@ -247,13 +278,13 @@ class Store:
 
     def _resolve_name(self, spec: str) -> list[str]:
         name, _, label = spec.partition("@")
-        versions = self.versions(name)
         if not label:
-            return [versions[-1]["build_id"]] if versions else []
-        if label[:1] == "v" and label[1:].isdigit():
-            return [each["build_id"] for each in versions if each["version"] == int(label[1:])]
-        pin = self._sealed(f"pins/{name}@{label}.json")
-        return [pin["build_id"]] if pin else []
+            found = self.newest(name)
+        elif label[:1] == "v" and label[1:].isdigit():
+            found = self._sealed(f"refs/{name}/v{int(label[1:]):06}.json")
+        else:
+            found = self._sealed(f"pins/{name}@{label}.json")
+        return [found["build_id"]] if found is not None else []
 
     # -- small records: pins, conflicts, tombstones, marks, listings -------------------------------
 

@@ -100,7 +100,8 @@ def _judge(
     ]
     if problems:
         raise InputError(problems)
-    keys = Keys(declared)
+    columns = frozenset(column.lower() for table in tables.values() for column in table.schema.names)
+    keys = Keys(declared, columns=columns)
 
     def describe(sql: str) -> pa.Schema | None:
         try:

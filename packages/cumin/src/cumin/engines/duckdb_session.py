@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cumin.engines.base import Session
 from cumin.engines.duckdb_engine import DuckDB
+from cumin.engines.scanning import released
 from cumin.errors import ConfigError, EngineError, QueryError
 from cumin.functions import BARE_CLOCK
 from cumin.inputs.base import Relation
@@ -265,7 +266,7 @@ def _bind(connection: engine.DuckDBPyConnection, name: str, relation: Relation) 
     if relation.converted or any(not _PATTERN.isdisjoint(path) for path in relation.files):
         native = False
     if not native:
-        connection.register(f"cumin_files_{name}", relation.dataset())
+        connection.register(f"cumin_files_{name}", released(relation.dataset()))
         _view(connection, name, f'SELECT * FROM "{_quoted(f"cumin_files_{name}")}"')
         return
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in relation.files)
@@ -282,8 +283,14 @@ def _lock(connection: engine.DuckDBPyConnection, relations: Mapping[str, Relatio
     """Nothing but the declared inputs and the spill folder can be read from here on."""
     roots = {relation.root.rstrip(os.sep) + os.sep for relation in relations.values() if relation.place.local}
     roots.add(str(target.folder) + os.sep)
+    # DuckDB asks for the file behind a symbolic link (DVC, git-annex, Hugging Face's cache, volumes of Kubernetes).
+    local = [path for relation in relations.values() if relation.place.local for path in relation.files]
+    behind = {real for path in local if (real := os.path.realpath(path)) != path and not real.startswith(tuple(roots))}
     allowed = ", ".join("'" + root.replace("'", "''") + "'" for root in sorted(roots))
     connection.execute(f"SET allowed_directories = [{allowed}]")
+    if behind:
+        paths = ", ".join("'" + path.replace("'", "''") + "'" for path in sorted(behind))
+        connection.execute(f"SET allowed_paths = [{paths}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
@@ -298,7 +305,8 @@ def keyed_diff(before: Any, after: Any, key: list[str], columns: list[str], limi
         for name, (paths, dataset) in (("a", before), ("b", after)):
             table: Any = pa.Table.from_batches([], dataset.schema)
             if paths:
-                table = pads.dataset(paths, schema=dataset.schema, format="parquet", filesystem=dataset.store.place.arrow())
+                system = dataset.store.place.arrow()
+                table = released(pads.dataset(paths, schema=dataset.schema, format="parquet", filesystem=system))
             connection.register(name, table)
         on = " AND ".join(f'a."{_quoted(each)}" IS NOT DISTINCT FROM b."{_quoted(each)}"' for each in key)
         differs = " OR ".join(f'a."{_quoted(each)}" IS DISTINCT FROM b."{_quoted(each)}"' for each in columns) or "false"

@@ -5,6 +5,7 @@ the same code as DuckDB's. The staging folder must be one that the executors and
 the master is local. The executors need cumin installed.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.types import StructType
 from sqlglot import exp
 
 from cumin.analysis import parse
@@ -30,6 +32,7 @@ from cumin.inputs.base import Relation
 from cumin.layout import Layout, Target
 from cumin.lexer import tokens
 from cumin.modes import Catalogue, Determinism
+from cumin.pruning import same_everywhere
 from cumin.udfs import Udf
 from cumin.units import Unit, UnitFile, UnitWriter, split
 
@@ -111,7 +114,7 @@ class Spark(Engine):
             for name, relation in relations.items():
                 tables.bind(name, _read(tables.session, relation))
             rows = tables.session.sql(tables.rewritten(sql))
-            schema = _nullable(to_arrow_schema(rows.schema))
+            schema = _arrow_schema(rows.schema)
             frame = _arranged(rows, target)
             task = _Task(schema, str(target.folder), target.partition_by, target.order_key, target.layout, target.digits)
             reports = [json.loads(row["file"]) for row in frame.mapInArrow(task, _RESULT).collect()]
@@ -194,15 +197,20 @@ class SparkTables(Session):
 
     def describe(self, sql: str) -> pa.Schema:
         try:
-            return _nullable(to_arrow_schema(self.session.sql(self.rewritten(sql)).schema))
+            return _arrow_schema(self.session.sql(self.rewritten(sql)).schema)
         except PySparkException as error:
             raise QueryError(f"The query does not bind: {_first_line(error)}") from error
 
     def keep(self, filters: list[str], column_types: Mapping[str, pa.DataType], values: list[tuple[Any, ...]]) -> list[bool]:
-        """The filters are comparisons with constants, in DuckDB's SQL: they are worked out there."""
+        """Worked out by DuckDB, and so only those that mean the same there: Spark cuts 7.9 down to 7 where DuckDB rounds it
+        up, and has the session's time zone. With any other, everything is kept."""
+        kinds = {name.lower(): _kind(kind) for name, kind in column_types.items()}
+        sure = [each for each in filters if same_everywhere(each, kinds)]
+        if not sure:
+            return [True] * len(values)
         if self._duckdb is None:
             self._duckdb = DuckDB().open({}, {})
-        kept: list[bool] = self._duckdb.keep(filters, column_types, values)
+        kept: list[bool] = self._duckdb.keep(sure, column_types, values)
         return kept
 
     def close(self) -> None:
@@ -213,6 +221,18 @@ class SparkTables(Session):
         if self._duckdb is not None:
             self._duckdb.close()
             self._duckdb = None
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_integer(kind):
+        return "int"
+    return "str" if pa.types.is_string(kind) else "date" if pa.types.is_date32(kind) else "other"
+
+
+def _arrow_schema(schema: StructType) -> pa.Schema:
+    """What a Spark result is in Arrow, its moments in UTC: newer pyspark asks for the zone, older knows no such argument."""
+    zone = {"timezone": "UTC"} if "timezone" in inspect.signature(to_arrow_schema).parameters else {}
+    return _nullable(to_arrow_schema(schema, **zone))
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

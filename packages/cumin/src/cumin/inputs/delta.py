@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -87,6 +88,12 @@ class DeltaTable(Table):
         self.partition_columns = tuple(metadata.partition_columns)
         fields = [each for each in schema if each.name not in self.partition_columns]
         self.schema = pa.schema(fields + [schema.field(name) for name in self.partition_columns])
+        binary = [name for name in self.partition_columns if pa.types.is_binary(schema.field(name).type)]
+        if binary:
+            raise InputError(
+                f"The Delta table {source.uri} is partitioned by {', '.join(binary)}, which is binary: its log keeps "
+                "such values in no form that readers agree on. Copy it into a table that is partitioned by text."
+            )
         self.partitions = {}
         self._lines: dict[str, list[str]] = {}
         for row in actions.select(
@@ -96,7 +103,7 @@ class DeltaTable(Table):
             texts = tuple(None if values.get(name) is None else str(values[name]) for name in self.partition_columns)
             key = partition_key(self.partition_columns, texts)
             self.partitions[key] = texts
-            self._lines.setdefault(key, []).append(line(row["path"], row["size_bytes"], "once"))
+            self._lines.setdefault(key, []).append(line(unquote(row["path"]), row["size_bytes"], "once"))
 
     def parts(self, keys: Collection[str]) -> dict[str, Part]:
         """From the table's log: files are written once, so their names and sizes say it all."""
@@ -119,10 +126,18 @@ class DeltaTable(Table):
         names = [name for name in self.schema.names if name not in self.partition_columns]
         ragged = bool(lacking(self.place, paths, names))
         root, columns = self.place.root, self.partition_columns
-        return Relation(self.schema, paths, self.place, "parquet", root, columns, values, ragged=ragged)
+        # The log says a partition's values; only plain ones are sure to stand in the paths as an engine reads them there.
+        plain = all(_plain(self.schema.field(name).type) for name in columns) and not any("%" in path for path in paths)
+        return Relation(self.schema, paths, self.place, "parquet", root, columns, values, ragged=ragged, converted=not plain)
 
     def pinned(self) -> dict[str, Any]:
         return {"version": self.version}
+
+
+def _plain(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_date32(kind) or pa.types.is_boolean(kind)
+    )
 
 
 def _has_vectors(actions: pa.Table) -> bool:
