@@ -95,7 +95,7 @@ def run_with_kills(
     patch.setenv("PYTHONPATH", str(Path(__file__).parent / "killing"))
     patch.setenv("GHEE_TEST_KILL", f"{stage}|{point}|{marks}|{lives}")
     patch.setattr(
-        sys.modules["ghee.run"], "_launcher", lambda on, folder, shown: LocalLauncher(folder / "logs", carrier=carrier)
+        sys.modules["ghee.entry"], "_launcher", lambda on, folder, shown: LocalLauncher(folder / "logs", carrier=carrier)
     )
     batches = ghee.read(rows, batch_size=BATCH, epochs=EPOCHS).map(Fatten(size), name="reading").map(slim, name="map")
     if stage == "map":  # what it sends is to be as large as what it gets

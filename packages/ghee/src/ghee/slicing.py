@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ghee.codec import rows_of
 from ghee.errors import BatchError
@@ -103,7 +102,8 @@ def _kind(value: Any) -> str | None:
         return root if hasattr(value, "shape") else None
     if hasattr(value, "num_rows") and hasattr(value, "slice"):
         return "arrow"
-    if isinstance(value, pa.Array | pa.ChunkedArray):
+    arrow = sys.modules.get("pyarrow")  # no rank loads it that has none of its data
+    if arrow is not None and isinstance(value, arrow.Array | arrow.ChunkedArray):
         return "array"
     return "numpy" if hasattr(value, "__array__") and getattr(value, "shape", None) else None
 
@@ -132,6 +132,7 @@ def _concat(values: Sequence[Any]) -> Any:
         return sys.modules["pandas"].concat(values)
     if kind == "polars":
         return sys.modules["polars"].concat(values)
+    pa: Any = sys.modules["pyarrow"]
     if all(isinstance(value, pa.RecordBatch) for value in values):
         return pa.concat_batches(values)
     if kind == "arrow":
