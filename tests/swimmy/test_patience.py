@@ -7,7 +7,6 @@ import itertools
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,13 +174,11 @@ def test_a_thread_that_is_no_longer_wanted_gives_up_at_once(tmp_path: Path) -> N
 
     with FakeApi(refuse, tmp_path) as server:
         cluster = swimmy.Cluster(str(server.kubeconfig))
-        began = time.monotonic()
         with cluster.patience(None, over.is_set), pytest.raises(ClusterUnreachable):
             cluster.get_job("run-1")
         with cluster.patience(0), pytest.raises(ClusterUnreachable):
             cluster.get_job("run-1")
         cluster.close()
-    assert time.monotonic() - began < 40
     assert cluster.requests["get Job"] == 2
 
 
