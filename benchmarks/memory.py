@@ -5,8 +5,9 @@
 
 Two preprocessing ranks make batches; the loop takes ten times as long for one as they need. What credit costs is the peak
 (proportional set size, so that shared memory counts once) above that of the same run with the least credit there is: one
-byte, with which one batch at a time stands at each place. It may be the credit and 10 %. Bytes written to disk are those of
-all processes together (/proc/PID/io).
+byte, with which one batch at a time stands at each place. It may be the credit and 10 %. Pages of files are left out:
+libraries count for less while another program of the machine has them loaded too. Bytes written to disk are those of all
+processes together (/proc/PID/io).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SENDERS = 2
 
 @dataclass
 class Usage:
-    """The highest sum of proportional set sizes, and bytes written to disk, of this process and all below it."""
+    """The highest sum of memory (own and shared, without files), and bytes written to disk, of this process and all below it."""
 
     peak: int = 0
     written: int = 0
@@ -73,19 +74,20 @@ def descendants(root: int) -> list[int]:
 
 
 def _pss(pid: int) -> int:
-    return _field(pid, "smaps_rollup", "Pss:") * 1024
+    return _fields(pid, "smaps_rollup", "Pss_Anon:", "Pss_Shmem:") * 1024
 
 
 def _written(pid: int) -> int:
-    return _field(pid, "io", "write_bytes:")
+    return _fields(pid, "io", "write_bytes:")
 
 
-def _field(pid: int, file: str, name: str) -> int:
+def _fields(pid: int, file: str, *names: str) -> int:
+    """The sum of what stands behind these names."""
     try:
         lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:  # it has ended meanwhile
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
+    return sum(int(line.split()[1]) for line in lines if line.startswith(names))
 
 
 def run_slow_trainer(size: int, batches: int, credit: int, step: float) -> Usage:

@@ -1,6 +1,6 @@
 """Rows per second of `ghee_models.predict` with one and with two replicas of the predicting stage, side by side.
 
-python benchmarks/models_predict.py [--rows 400000] [--replicas 1,2] [--repeat 2]
+python benchmarks/models_predict.py [--rows 400000] [--replicas 1,2] [--repeat 2] [--width 512]
 
 A deep network (three layers of 512) over the fields of MovieLens-100K, whose rows are repeated; one thread of torch in each
 replica. `seconds` are of the whole call, as a user waits for it; `starting` are those of a call with 100 rows: loading
@@ -23,7 +23,7 @@ from ghee_models.composition import compose
 from ghee_models.datasets import movielens_100k
 from ghee_models.training import train_configured
 
-MODEL = ["experiment=ml100k-mlp", "model.hidden=[512,512,512]", "trainer.epochs=1", "tracking.enabled=false"]
+MODEL = ["experiment=ml100k-mlp", "trainer.epochs=1", "tracking.enabled=false"]
 
 
 def main() -> None:
@@ -31,9 +31,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--replicas", default="1,2")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--width", type=int, default=512, help="of each of the network's three layers")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        made = compose(MODEL)
+        made = compose([*MODEL, f"model.hidden={[given.width] * 3}".replace(" ", "")])
         train_configured(made.model, made.config, made.settings, save_to=f"{folder}/model", on="inline")
         ratings = pq.read_table(movielens_100k())
         table = pa.concat_tables([ratings] * -(-given.rows // ratings.num_rows)).slice(0, given.rows)

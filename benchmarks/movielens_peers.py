@@ -60,7 +60,7 @@ def run_all(options: argparse.Namespace, console: Console) -> Runs:
     """Every system at every weight, in turns."""
     folder, runs = input_folder(options.rows), defaultdict[int, dict[str, list[Measured]]](lambda: defaultdict(list))
     for weight in options.weight:
-        for repeat in range(options.repeats + 1):
+        for repeat in range(1 if options.cold else 0, options.repeats + 1):
             turn = repeat % len(options.systems)
             for name in options.systems[turn:] + options.systems[:turn]:
                 if repeat == 0 and weight != options.weight[0]:
@@ -118,6 +118,7 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=2_000_000)
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    options.add_argument("--cold", action="store_true", help="without the run before that is not counted")
     options.add_argument("--memory", action="store_true", help="sample memory too; costs some CPU time")
     chosen, console = options.parse_args(), Console()
     console.print(machine(), highlight=False)

@@ -25,7 +25,7 @@ SMOKE = {
     "python": [
         "lines_of_code.py",
         "models_lines.py",
-        "movielens_peers.py --rows 32768 --repeats 1",
+        "movielens_peers.py --rows 32768 --repeats 1 --cold",
         "transport.py --sizes 4k --repeats 1 --systems ghee dataloader zmq memcpy",
         "transport_profile.py --size 1M --seconds 0.5",
         "startup.py --repeats 1",
@@ -34,7 +34,7 @@ SMOKE = {
         "memory.py --size 1M --credit 8M --batches 40 --step 0.01",
         "ranks.py --ranks 10 --real 2",
         "soak.py 2 --each 2 --seed 1",
-        "models_predict.py --rows 2000 --replicas 1 --repeat 1",
+        "models_predict.py --rows 2000 --replicas 1 --repeat 1 --width 16",
         "cumin_nothing_changed.py 100 --no-peers",
         "cumin_fingerprint.py --gigabytes 0.05",
         "cumin_content_id.py --rows 100000",

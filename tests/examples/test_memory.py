@@ -10,7 +10,7 @@ import pytest
 )
 def test_a_slow_trainer_fills_its_credit_and_no_more(size: int, batches: int, credit: int, step: float) -> None:
     least, most = memory.measure(size, batches, credit, step)
-    # Python, numpy and pyarrow in five processes take a gigabyte, and not the same each time: a hundredth of it is allowed.
-    assert most.peak - least.peak <= 1.1 * credit + 0.01 * least.peak
+    # Each sender's outbox may be over its share by one batch: its size is known when it is made.
+    assert most.peak - least.peak <= 1.1 * credit + memory.SENDERS * size
     assert most.peak - least.peak >= 0.3 * credit  # it was really full: the figure means something
     assert most.written < 1_000_000  # the journal and what the ranks print

@@ -11,12 +11,13 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 import ghee
-from ghee_models import artifact, tracking
+from ghee_models import artifact
 from ghee_models import settings as st
 from ghee_models.checker import check_schema, check_streamed, placed
 from ghee_models.contract import Batch, Model
@@ -42,8 +43,19 @@ def load(uri: str, *, tracking_uri: str = "") -> Model[Any]:
 
     Raises TrackingError when MLflow has no such model, ArtifactError when it is damaged or of a newer format.
     """
-    with tracking.fetched(uri, tracking_uri) as folder:
+    with _kept(uri, tracking_uri) as folder:
         return artifact.load(folder)
+
+
+def _kept(uri: str, tracking_uri: str = "") -> contextlib.AbstractContextManager[Path]:
+    """The folder of a kept model for as long as the context is open; a folder is taken as it is."""
+    local = Path(uri.removeprefix("file://"))
+    if local.is_dir():
+        return contextlib.nullcontext(artifact.find(local))
+    # Here, for MLflow takes over a second to import and every rank that predicts imports this module.
+    from ghee_models import tracking
+
+    return tracking.fetched(uri, tracking_uri)
 
 
 def predict(
@@ -191,7 +203,7 @@ def describe_kept(uri: str) -> dict[str, Any]:
 
     Raises TrackingError when MLflow has no such model, ArtifactError when it is damaged or of a newer format.
     """
-    with tracking.fetched(uri) as folder:
+    with _kept(uri) as folder:
         header = artifact.header(folder)
         own, given = artifact.load_settings(folder)
         schema = Schema.from_json(json.loads((folder / "schema.json").read_text()))

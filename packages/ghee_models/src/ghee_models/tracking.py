@@ -349,15 +349,11 @@ def _unmet(metric: str, rule: tuple[str, float], measured: Mapping[str, float]) 
 
 @contextlib.contextmanager
 def fetched(uri: str, tracking: str = "") -> Iterator[Path]:
-    """The folder of a saved model: of a folder as it is, else downloaded for as long as the context is open.
+    """The folder of a saved model, downloaded for as long as the context is open.
 
-    uri: a folder, models:/name@alias, models:/name/version, models:/m-..., runs:/..., or name@alias for short.
-    Raises ArtifactError for a folder without a model, TrackingError when MLflow has no such model.
+    uri: models:/name@alias, models:/name/version, models:/m-..., runs:/..., or name@alias for short.
+    Raises ConfigError for anything else, TrackingError when MLflow has no such model.
     """
-    local = uri.removeprefix("file://")
-    if Path(local).is_dir():
-        yield artifact.find(Path(local))
-        return
     if "@" in uri and ":/" not in uri:
         uri = f"models:/{uri}"
     if not uri.startswith(("models:/", "runs:/")):
