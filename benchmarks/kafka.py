@@ -63,6 +63,9 @@ def fill(address: str, size: int, count: int, partitions: int = 2) -> str:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+MOST = 4096
+"""Messages that one call of the bare loop takes."""
+
 # librdkafka's own default lets a partition's fetching rest for a second whenever 100,000 messages lie ready.
 TUNED = {"fetch.queue.backoff.ms": 20, "fetch.wait.max.ms": 20, "isolation.level": "read_committed"}
 
@@ -76,7 +79,7 @@ def read_plain(address: str, topic: str, count: int, settings: dict[str, Any] | 
     consumer.assign([kafka.TopicPartition(topic, number, 0) for number in partitions])
     seen, first, began = 0, 0, 0.0
     while seen < count:
-        seen += len(consumer.consume(4096, timeout=1))
+        seen += len(consumer.consume(MOST, timeout=1))
         if seen and not first:
             first, began = seen, time.perf_counter()
     rate = (seen - first) / (time.perf_counter() - began)
@@ -119,7 +122,7 @@ def copy_plain(address: str, first: str, second: str, count: int) -> None:
         producer.begin_transaction()
         inside = 0
         while inside < TRANSACTION_ROWS and done + inside < count:
-            messages = consumer.consume(4096, timeout=1)
+            messages = consumer.consume(MOST, timeout=1)
             for message in messages:
                 while True:
                     try:
@@ -229,7 +232,7 @@ def apart(side: str, *arguments: Any, source: str = "") -> tuple[Any, float]:
 def report_reading(address: str, repeats: int, against: str, share: float) -> None:
     """Rows per second of both, by size of the messages."""
     for size, whole in SIZES.items():
-        count = int(whole * share)
+        count = max(int(whole * share), 3 * MOST)  # fewer come in one call, whose time is not known
         topic = fill(address, size, count)
         sides: dict[str, tuple[Any, ...]] = {
             "consume loop": ("read_plain", TUNED, ""), "consume loop, librdkafka's defaults": ("read_plain", {}, ""),
@@ -256,7 +259,7 @@ def report_reading(address: str, repeats: int, against: str, share: float) -> No
 
 def report_copying(address: str, repeats: int, against: str, share: float) -> None:
     """Rows per second of both, exactly once."""
-    count = int(1_000_000 * share)
+    count = max(int(1_000_000 * share), 3 * TRANSACTION_ROWS)  # the first transaction is not timed
     first = fill(address, 100, count)
     sides = {"transactional loop": ("copy_plain", ""), "ghee": ("copy_ghee", "")}
     if against:

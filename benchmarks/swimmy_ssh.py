@@ -166,6 +166,9 @@ def listening(host: str) -> None:
 
 def make_image(kube: Cluster, folder: Path) -> Path:
     """The image of this environment, with ssh and sshd and what they are linked against."""
+    missing = [name for name in ("/usr/sbin/sshd", "/usr/bin/ssh") if not Path(name).exists()]
+    if missing:
+        sys.exit(f"{' and '.join(missing)} are missing: apt-get install openssh-server openssh-client")
     programs = [Path("/usr/sbin/sshd"), Path("/usr/bin/ssh"), *Path("/usr/lib/openssh").glob("sshd*")]
     base = images.python_image(
         kube.state / "python.tar", "localhost/swimmy/python:bench", leave_out=LEFT_OUT, needed_by=programs

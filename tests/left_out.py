@@ -12,6 +12,7 @@ NEEDS = {
     "ip": "ip (apt-get install iproute2)",
     "etcd": "etcd (apt-get install etcd-server)",
     "containerd": "containerd (apt-get install containerd runc containernetworking-plugins)",
+    "sshd": "sshd (apt-get install openssh-server)",
     "root": "root: run as root",
 }
 CLUSTER = ("go", "etcd", "containerd", "ip", "root")

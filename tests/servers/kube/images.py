@@ -105,7 +105,7 @@ def _editable_sources() -> list[Path]:
     return [Path(line) for line in lines if line.startswith("/") and Path(line).is_dir()]
 
 
-def _trees(leave_out: Iterable[str]) -> list[Path]:
+def _trees() -> list[Path]:
     base = Path(sys.base_prefix)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     trees = [Path(sysconfig.get_path("stdlib")), Path(sys.prefix)]
@@ -114,8 +114,7 @@ def _trees(leave_out: Iterable[str]) -> list[Path]:
     else:
         trees.append(base / "bin" / version)
         trees += list(base.glob("lib/libpython*"))
-    left = tuple(leave_out)
-    return [each for each in [*trees, *_editable_sources()] if each.name not in left]
+    return [*trees, *_editable_sources()]
 
 
 def _files(tree: Path, leave_out: frozenset[str]) -> Iterable[Path]:
@@ -164,7 +163,7 @@ def python_image(target: Path, tag: str, *, leave_out: Iterable[str] = (), neede
     """
     left = frozenset(leave_out)
     _compile(left)
-    paths = {Path(os.path.normpath(file)) for tree in _trees(left) for file in _files(tree, left)}
+    paths = {Path(os.path.normpath(file)) for tree in _trees() for file in _files(tree, left)}
     shells = {Path("/bin/sh").resolve(), Path("/bin/cat").resolve(), Path("/bin/sleep").resolve()}
     linked = [each for each in paths if (".so" in each.name or os.access(each, os.X_OK)) and each.is_file()]
     paths |= {Path(os.path.normpath(each)) for each in _libraries([*linked, *shells])} | shells
