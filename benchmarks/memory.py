@@ -29,7 +29,7 @@ SENDERS = 2
 
 @dataclass
 class Usage:
-    """The highest sum of memory (own and shared, without files), and bytes written to disk, of this process and all below it."""
+    """The highest sum of memory (own and shared, no files), and bytes written to disk, of this process and all below it."""
 
     peak: int = 0
     written: int = 0

@@ -192,6 +192,22 @@ def test_a_loop_pod_that_is_deleted_lets_the_run_begin_again(place: Any) -> None
     assert "begun again" in run.report.restarts[0]
 
 
+@pytest.mark.parametrize("stage", ["passed", "train"])
+def test_a_pod_that_is_lost_while_the_driver_starts_is_made_again(place: Any, stage: str) -> None:
+    """The stages' Pods are made with the driver's: nobody follows them yet."""
+
+    def train(stream: Any) -> list[int]:
+        return [int(number) for batch in stream for number in batch["id"]]
+
+    pipeline = ghee.read(batches(20)).map(passed, cpus="50m").loop(train, replicas=2, cpus="50m")
+    run = ghee.run(pipeline, on=place.on(), wait=False)
+    while not (pods := place.pods(f"{run.id}-{stage}-")):
+        pass  # each look is a request
+    place.delete_pod(pods[0]["metadata"]["name"])
+    assert Counter(number for ids in run.results["train"] for number in ids) == Counter(range(200))
+    assert len(run.report.restarts) == 1
+
+
 def test_a_driver_pod_that_is_deleted_ends_the_run_and_leaves_nothing(place: Any) -> None:
     def train(stream: Any) -> None:
         for _ in stream:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ghee
+import ghee.entry
 from ghee.launch.local import LocalLauncher
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # ranks cannot import a test module
@@ -28,6 +30,10 @@ ROWS, BATCH, EPOCHS = 1200, 100, 2
 # at a sink are in the last test.
 KILLED = [
     # stage, point, carrier, bytes of a batch
+    ("reading", "starting", "shm", 1000),
+    ("map", "starting", "shm", 1000),
+    ("loop", "starting", "shm", 1000),
+    ("sink", "starting", "shm", 1000),
     ("reading", "half of the frames queued", "tcp", 100_000),
     ("reading", "half on the wire", "tcp", 30_000_000),
     ("reading", "sent", "tcp", 100_000),
@@ -94,9 +100,7 @@ def run_with_kills(
     marks.mkdir()
     patch.setenv("PYTHONPATH", str(Path(__file__).parent / "killing"))
     patch.setenv("GHEE_TEST_KILL", f"{stage}|{point}|{marks}|{lives}")
-    patch.setattr(
-        sys.modules["ghee.entry"], "_launcher", lambda on, folder, shown: LocalLauncher(folder / "logs", carrier=carrier)
-    )
+    patch.setattr(ghee.entry, "_launcher", lambda on, folder, shown: LocalLauncher(folder / "logs", carrier=carrier))
     batches = ghee.read(rows, batch_size=BATCH, epochs=EPOCHS).map(Fatten(size), name="reading").map(slim, name="map")
     if stage == "map":  # what it sends is to be as large as what it gets
         batches = ghee.read(rows, batch_size=BATCH, epochs=EPOCHS).map(Fatten(size), name="reading").map(whole, name="map")
@@ -114,6 +118,33 @@ def run_with_kills(
     return run
 
 
+class Told:
+    """Items that can be iterated over again; near the end a file says that others have been read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in range(ROWS // BATCH):
+            if number == ROWS // BATCH - 2:
+                self.file.touch()
+            yield {"id": np.arange(number * BATCH, (number + 1) * BATCH)}
+
+
+def test_a_rank_killed_before_it_has_joined_while_batches_wait_for_it_costs_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instruction to send to it can never be carried out, and must not keep those behind it waiting."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "killing"))
+    monkeypatch.setenv("GHEE_TEST_KILL", f"map|starting, batches wait|{marks}|1")
+    run = ghee.run(ghee.read(Told(tmp_path / "read")).map(whole, name="map").loop(list))
+    assert Counter(int(row) for batch in run.result for row in batch["id"]) == Counter(range(ROWS))
+    assert len(run.report.restarts) == 1
+    assert run.report.balanced
+
+
 def flat(batch: dict[str, Any]) -> dict[str, Any]:
     """Columns of one dimension, as a table has them."""
     width = np.shape(batch["more"])[1] if "more" in batch else 0
@@ -129,11 +160,11 @@ def test_a_rank_killed_at_any_point_costs_no_row(
     assert "SIGKILL" in run.report.restarts[0]
 
 
-@pytest.mark.parametrize("stage", ["reading", "loop", "sink"])
+@pytest.mark.parametrize("stage", ["reading", "map", "loop", "sink"])
 def test_a_rank_killed_once_more_while_it_is_started_again_costs_no_row(
     rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    point = "arrived" if stage in ("loop", "sink") else "laid down"
+    point = "laid down" if stage == "reading" else "arrived"
     run = run_with_kills(rows, tmp_path, monkeypatch, stage, point, "shm", 1000, lives=2)
     assert len(run.report.restarts) == 2
     assert "before it had joined" in run.report.restarts[1]

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -88,8 +89,9 @@ def test_messages_name_the_libraries_that_pyproject_has(name: str, folder: str) 
 
 
 def resolve(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = ["uv", "pip", "install", "--dry-run", "--python-version", "3.11", "--target", "nowhere", *arguments]
-    return subprocess.run(command, cwd=cwd, check=False, capture_output=True, text=True, timeout=540)
+    with tempfile.TemporaryDirectory() as target:  # uv leaves a lock there
+        command = ["uv", "pip", "install", "--dry-run", "--python-version", "3.11", "--target", target, *arguments]
+        return subprocess.run(command, cwd=cwd, check=False, capture_output=True, text=True, timeout=540)
 
 
 @pytest.mark.timeout(600)

@@ -282,3 +282,42 @@ def test_one_pod_of_a_job_is_looked_at_alone() -> None:
     item["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "3"}
     table.change("set", item)
     assert list(table.current()) == [0]
+
+
+def failed_job(reason: str, message: str, kind: str = "Failed") -> dict[str, Any]:
+    return {
+        "metadata": {"name": "run-1"},
+        "status": {"conditions": [{"type": kind, "status": "True", "reason": reason, "message": message}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("job", "kind", "words"),
+    [
+        (None, errors.Deleted, "the Job of run run-1 was deleted by somebody"),
+        ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:01Z"}}, errors.Deleted, "was deleted by somebody"),
+        (failed_job("BackoffLimitExceeded", "has reached its limit"), errors.PodLost, "BackoffLimitExceeded: has reached"),
+        (failed_job("BackoffLimitExceeded", "", kind="FailureTarget"), errors.PodLost, "before they could be followed"),
+        (failed_job("DeadlineExceeded", "was active too long"), errors.DeadlineExceeded, "was active too long"),
+        ({"metadata": {}, "status": {"failedIndexes": "0,2-4"}}, errors.PodLost, "before they could be followed"),
+    ],
+)
+def test_pods_that_were_gone_before_they_were_followed_are_told(job: Any, kind: Any, words: str) -> None:
+    """Those that are made ahead may be lost while the driver starts, and no watch tells of what was before it."""
+    table = Table("run-1", swimmy.Pods(image="team/train:1", replicas=2), now=0.0)
+    assert not table.findings(5.0)
+    table.job = job
+    (finding,) = table.findings(5.0)
+    assert finding.error is kind
+    assert finding.fatal
+    assert words in finding.sentence
+
+
+@pytest.mark.parametrize(
+    "job",
+    [{}, {"metadata": {}, "status": {"active": 2}}, {"metadata": {}, "status": {"failedIndexes": "1,3-5"}}],
+)
+def test_a_job_that_still_makes_pods_is_waited_for(job: Any) -> None:
+    table = Table("run-1", swimmy.Pods(image="team/train:1"), now=0.0, first=2)
+    table.job = job
+    assert not table.findings(5.0)

@@ -137,6 +137,8 @@ class Follower:
             return
         if now >= self._events_due:
             self.table.events = self.objects.events()
+            if self.table.lacks_pods():
+                self.table.job = self.objects.job()
             self._events_read = min(self._events_read + 1, len(_EVENT_PAUSES) - 1)
             self._events_due = now + _EVENT_PAUSES[self._events_read]
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from swimmy import errors, manifests
 from swimmy.channel import Keys
-from swimmy.kubernetes import Cluster, PodSource
+from swimmy.kubernetes import Cluster, NotFound, PodSource
 from swimmy.manifests import Manifest, Owner
 from swimmy.patience import pause
 from swimmy.record import Access, Ahead, Spec
 from swimmy.spec import Pods
 from swimmy.watch import ListWatch
 
-_EVENTS_LAST = 3.0  # seconds in which a second follower that asks for the events gets those of the first
+_EVENTS_LAST = 3.0  # seconds in which a second follower that asks for the events, or the Job, gets those of the first
 
 Changed = Callable[[str, Any], None]
 """Told of each Pod: "set" or "deleted" and the Pod, or "error" and what ended the watch."""
@@ -42,6 +42,7 @@ class Objects:
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
         self._events: tuple[float, list[Manifest]] | None = None
+        self._job: tuple[float, Manifest | None] | None = None
         self._deadline_due = False
         self._deadline_failures = 0
         self._deadline_next = 0.0
@@ -144,6 +145,21 @@ class Objects:
                     found = self.cluster.list_events(self.spec.run)
                 self._events = (time.monotonic(), found)
             return self._events[1]
+
+    def job(self) -> Manifest | None:
+        """The run's Job as it was seen last, `{}` before it could be had; None when it is gone."""
+        with self._lock:
+            if self._job is None or time.monotonic() - self._job[0] > _EVENTS_LAST:
+                found: Manifest | None = {} if self._job is None else self._job[1]
+                try:
+                    with self.cluster.patience(0):
+                        found = self.cluster.get_job(self.spec.run)
+                except NotFound:
+                    found = None
+                except errors.ClusterUnreachable:
+                    pass
+                self._job = (time.monotonic(), found)
+            return self._job[1]
 
     # -- the end --------------------------------------------------------------------------------------------------
 

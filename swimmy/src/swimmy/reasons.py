@@ -64,6 +64,8 @@ class Table:
         self.run, self.pods, self.started, self.first = run, pods, now, first
         self.seen: dict[str, Seen] = {}
         self.events: list[Object] = []
+        self.job: Object | None = {}
+        """The Job, where it was looked at; None when it is gone."""
 
     def change(self, kind: str, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
@@ -87,9 +89,13 @@ class Table:
         current = self.current()
         return len(current) == self.pods.replicas and all(each.running and each.address for each in current.values())
 
+    def lacks_pods(self) -> bool:
+        """Whether Pods of the run were not seen. They may be gone already: those that were made ahead are followed late."""
+        return len(self.current()) < self.pods.replicas
+
     def waits_long(self, now: float) -> bool:
         """Whether something waits whose reason may stand in an event only."""
-        if len(self.current()) < self.pods.replicas:
+        if self.lacks_pods():
             return now - self.started > 1.0
         starting = [each for each in self.current().values() if each.phase == "Pending" and each.node]
         return any(now - each.since.setdefault("starting", now) > 2.0 for each in starting)
@@ -98,7 +104,7 @@ class Table:
 
     def findings(self, now: float) -> list[Finding]:
         found = [finding for each in self.current().values() if (finding := self.finding(each, now)) is not None]
-        if len(self.current()) < self.pods.replicas and (finding := self._no_pods(now)) is not None:
+        if self.lacks_pods() and (finding := self._job_ended() or self._no_pods(now)) is not None:
             found.append(finding)
         return found
 
@@ -193,6 +199,21 @@ class Table:
             sentence = f"Pod {each.name} on {each.node} cannot start: {message}"
             return Finding(errors.NotPlaced, each.name, reason, sentence, fatal, now - age)
         return None
+
+    def _job_ended(self) -> Finding | None:
+        """The Job makes no Pods any more."""
+        if self.job is None or "deletionTimestamp" in self.job.get("metadata", {}):
+            sentence = f"the Job of run {self.run} was deleted by somebody; run it again"
+            return Finding(errors.Deleted, self.run, "Deleted", sentence, True, self.started)
+        status = self.job.get("status", {})
+        conditions = [each for each in status.get("conditions", []) if each.get("status") == "True"]
+        failed = next((each for each in conditions if each.get("type") in ("FailureTarget", "Failed")), None)
+        if failed is None and self.first not in _indexes(status.get("failedIndexes", "")):
+            return None
+        said = "" if failed is None else f" ({failed.get('reason')}: {failed.get('message')})"
+        kind = errors.DeadlineExceeded if failed and failed.get("reason") == "DeadlineExceeded" else errors.PodLost
+        sentence = f"Pods of run {self.run} were lost before they could be followed{said}; run it again"
+        return Finding(kind, self.run, kind.__name__, sentence, True, self.started)
 
     def _no_pods(self, now: float) -> Finding | None:
         for event in reversed(self.events):
@@ -302,6 +323,12 @@ class Table:
             starting = sum(each.node is not None for each in current.values()) - running
             parts.append(f"{starting} starting" if starting > 0 else f"{rest} waiting for a machine")
         return ", ".join(parts)
+
+
+def _indexes(text: str) -> set[int]:
+    """ "1,3-5" as a Job tells its indexes: 1, 3, 4, 5."""
+    bounds = [[int(end) for end in part.split("-")] for part in text.split(",") if part]
+    return {index for ends in bounds for index in range(ends[0], ends[-1] + 1)}
 
 
 def refined(finding: Finding, job: Object | None, pods: Pods) -> Finding:

@@ -192,7 +192,9 @@ def install(plan: str, command: list[str]) -> None:
         return
     at = 1 if name in ("counted the epoch", "returned") else THIRD
     point = Point(Path(folder, str(number)), at)
-    if number:  # while it is started again, before it has joined
+    if number or name.startswith("starting"):  # while it is started (again), before it has joined
+        while name == "starting, batches wait" and not Path(folder, os.pardir, "read").exists():
+            os.sched_yield()
         point.kill()
     POINTS[name](point)
 

@@ -229,13 +229,23 @@ def _own_part(array: Any) -> Any:
 
     kinds = _kinds(array.type)
     size = array.get_total_buffer_size()
-    if size <= _SPARE or (not kinds & _VIEWS and size <= array.nbytes + array.nbytes // 8):
+    if size <= _SPARE or (not kinds & _VIEWS and size <= 9 * _used(array) // 8):
         return array
     if "dense_union" in kinds:  # concatenating would keep the whole of its children
         return _taken(array)
     array = pyarrow.concat_arrays([array])
     plain = _without_views(array.type)
     return array if plain == array.type else array.cast(plain).cast(array.type)
+
+
+def _used(array: Any) -> int:
+    """Bytes of the buffers that belong to the array; 0 where Arrow cannot tell (before 22, of a view of lists)."""
+    import pyarrow
+
+    try:
+        return int(array.nbytes)
+    except pyarrow.ArrowException:
+        return 0
 
 
 _SPARE = 1024

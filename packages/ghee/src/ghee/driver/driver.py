@@ -504,6 +504,9 @@ class Driver:
     def _forget(self, ranks: Sequence[RankId]) -> list[str]:
         """Strike ranks off; returns the addresses of those that had joined."""
         gone = []
+        for other, actions in list(self._waiting.items()):
+            # What waits for a rank that will never join would keep all behind it waiting; it is decided anew.
+            self._waiting[other] = [each for each in actions if not (isinstance(each, m.Send) and each.to in ranks)]
         for rank in ranks:
             self._waiting.pop(rank, None)
             self._missing.pop(rank, None)
@@ -516,6 +519,8 @@ class Driver:
     def _say_gone(self, gone: Sequence[str]) -> None:
         for address in self._addresses.values():
             self._endpoint.send(address, [pickle.dumps(Instructions([], {}, gone=tuple(gone)))])
+        for rank in list(self._waiting):
+            self._instruct(rank, [])
 
     def _scale(self) -> None:
         """Start and end replicas where the numbers that were measured ask for it."""
