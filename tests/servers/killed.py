@@ -45,12 +45,18 @@ def make():
             kills = json.load(file)
             if not kills or kills[0][1] != point:
                 return
-            who, _ = kills.pop(0)
+            who, _ = kills[0]
+            victim = os.getpid() if who == "sink" else int(pathlib.Path(folder, who).read_text())
+            gone = pathlib.Path(folder, "gone")  # a sink goes on for a moment when its driver has died, which dies once
+            if gone.exists() and str(victim) in gone.read_text().split():
+                return
+            with gone.open("a") as victims:
+                victims.write(f"{victim} ")
             file.seek(0)
             file.truncate()
-            json.dump(kills, file)
+            json.dump(kills[1:], file)
         try:
-            os.kill(os.getpid() if who == "sink" else int(pathlib.Path(folder, who).read_text()), signal.SIGKILL)
+            os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
