@@ -5,7 +5,7 @@
 
 Two preprocessing ranks make batches; the loop takes ten times as long for one as they need. What credit costs is the peak
 (proportional set size, so that shared memory counts once) above that of the same run with the least credit there is: one
-byte, with which one batch at a time stands at each place. It may be the credit and 10 %. Pages of files are left out:
+byte, with which one batch at a time stands at each place. Aimed at is the credit and 10 %. Pages of files are left out:
 libraries count for less while another program of the machine has them loaded too. Bytes written to disk are those of all
 processes together (/proc/PID/io).
 """

@@ -30,6 +30,7 @@ SMOKE = {
         "transport_profile.py --size 1M --seconds 0.5",
         "startup.py --repeats 1",
         "shared_memory.py --ranks 1",
+        "shuffle.py --rows 2000 --group 1000",
         "trainer_wait.py --batches 50 --repeats 1",
         "memory.py --size 1M --credit 8M --batches 40 --step 0.01",
         "ranks.py --ranks 10 --real 2",

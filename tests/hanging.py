@@ -74,7 +74,7 @@ def _answer(pid: int) -> str:
         if text and text == seen:
             return text
         seen = text
-        time.sleep(0.1)
+        time.sleep(0.1)  # another process writes the file, and tells nobody
     return seen or "(it has not answered)\n"
 
 

@@ -50,7 +50,7 @@ def wait_port(port: int, process: subprocess.Popen[bytes], log: Path, seconds: f
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        time.sleep(0.05)
+        time.sleep(0.05)  # a server tells nobody that it listens
     pytest.fail(f"no server on port {port}:\n{log.read_text()[-3000:]}")
 
 
@@ -159,7 +159,7 @@ def wait_live(port: int, log: Path) -> None:
         with urllib.request.urlopen(url, timeout=10) as answer:
             if b'"NumLiveDataNodes" : 1' in answer.read():
                 return
-        time.sleep(0.1)
+        time.sleep(0.1)  # the name node has to be asked
     pytest.fail(f"no DataNode came up:\n{log.read_text()[-3000:]}")
 
 

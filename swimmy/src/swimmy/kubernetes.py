@@ -440,7 +440,7 @@ def _waited(seconds: float, is_over: Callable[[], bool]) -> bool:
     while (left := until - time.monotonic()) > 0:
         if is_over():
             return False
-        time.sleep(min(_SLICE, left))
+        time.sleep(min(_SLICE, left))  # `is_over` has nobody who would wake us
     return not is_over()
 
 

@@ -157,7 +157,7 @@ class Objects:
                 except NotFound:
                     found = None
                 except errors.ClusterUnreachable:
-                    pass
+                    pass  # looked at again, and what was known until now still counts
                 self._job = (time.monotonic(), found)
             return self._job[1]
 

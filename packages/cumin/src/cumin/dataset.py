@@ -105,7 +105,7 @@ class Dataset:
     def to_pandas(self) -> "pd.DataFrame":
         """All rows, as a DataFrame. Raises ConfigError without pandas."""
         try:
-            import pandas  # noqa: F401
+            import pandas  # noqa: F401 - whether it is there; Arrow's own error does not say what to install
         except ImportError as error:
             raise ConfigError("to_pandas needs the package pandas: python -m pip install pandas.") from error
         return self.to_table().to_pandas()

@@ -52,7 +52,7 @@ def _kept(uri: str, tracking_uri: str = "") -> contextlib.AbstractContextManager
     local = Path(uri.removeprefix("file://"))
     if local.is_dir():
         return contextlib.nullcontext(artifact.find(local))
-    # Here, for MLflow takes over a second to import and every rank that predicts imports this module.
+    # Here, for MLflow takes about a second to import and every rank that predicts imports this module.
     from ghee_models import tracking
 
     return tracking.fetched(uri, tracking_uri)
