@@ -15,6 +15,7 @@ Needs what `requirements/ghee.txt` lists.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import mmap
@@ -25,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +65,17 @@ def computed() -> dict[int, float]:
     return spent
 
 
-def watch(name: str, folder: str, seconds: float) -> None:
-    """Look at the threads of this process for so long, in a thread of its own, and write down what was seen."""
+@contextlib.contextmanager
+def watch(name: str, folder: str, seconds: float) -> Iterator[None]:
+    """Look at the threads of this process for so long, in a thread of its own, and write down what was seen.
+
+    A machine may be done with the work sooner than that: what was seen until then is written when the context is left.
+    """
+    done = threading.Event()
 
     def look() -> None:
         seen, looks, before, began = Counter[tuple[str, str]](), 0, computed(), time.monotonic()
-        while time.monotonic() - began < seconds:
+        while not looks or (time.monotonic() - began < seconds and not done.wait(INTERVAL)):
             names = {thread.ident: thread.name for thread in threading.enumerate()}
             for number, frame in sys._current_frames().items():
                 if number != threading.get_ident():
@@ -76,7 +83,6 @@ def watch(name: str, folder: str, seconds: float) -> None:
                     where = f"{Path(code.co_filename).name}:{code.co_qualname}"
                     seen[names.get(number, "another").split(" ")[0], where] += 1
             looks += 1
-            time.sleep(INTERVAL)
         passed, after = time.monotonic() - began, computed()
         busy = Counter[str]()
         for thread in threading.enumerate():
@@ -84,19 +90,25 @@ def watch(name: str, folder: str, seconds: float) -> None:
         figures = {"busy": busy, "seen": [[*key, count / looks] for key, count in seen.most_common(40)]}
         (Path(folder) / name).write_text(json.dumps(figures))
 
-    threading.Thread(target=look, name="profile", daemon=True).start()
+    looking = threading.Thread(target=look, name="profile", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
 
 
 def make(count: int, size: int, folder: str, seconds: float):
     """The sender."""
-    watch("sender", folder, seconds)
-    yield from send(size, count)
+    with watch("sender", folder, seconds):
+        yield from send(size, count)
 
 
 def take(batches, size: int, count: int, root: int, folder: str, seconds: float):
     """The receiver."""
-    watch("receiver", folder, seconds)
-    return receive(batches, size, count, root)
+    with watch("receiver", folder, seconds):
+        return receive(batches, size, count, root)
 
 
 def show(folder: Path) -> None:
@@ -148,7 +160,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--size", choices=SIZES, default="1M")
     options.add_argument("--seconds", type=float, default=5.0)
-    options.add_argument("--count", type=int, help="batches; the run must last longer than --seconds")
+    options.add_argument("--count", type=int, help="batches; default: some --seconds of them")
     options.add_argument("--choices", action="store_true", help="compare settings instead")
     options.add_argument("--repeats", type=int, default=5, help="of each choice")
     chosen = options.parse_args()
@@ -163,8 +175,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         common = {"size": size, "folder": folder, "seconds": chosen.seconds}
         taking = functools.partial(take, count=count, root=os.getpid(), **common)
-        watch("driver", folder, chosen.seconds)
-        run = ghee.run(ghee.read([count]).map(functools.partial(make, **common)).loop(taking), progress=False)
+        with watch("driver", folder, chosen.seconds):
+            run = ghee.run(ghee.read([count]).map(functools.partial(make, **common)).loop(taking), progress=False)
         result = run.result
         print(
             f"{result['batches'] / result['seconds']:,.0f} batches/s, {result['bytes'] / result['seconds'] / 1e9:.2f} GB/s"
